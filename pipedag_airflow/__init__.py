@@ -1,0 +1,55 @@
+"""pipedag flows on Apache Airflow: cached, transactional data pipelines in your own database.
+
+Names are loaded when they are first used: importing this package loads no frame library, no database driver and no
+Airflow, because Airflow imports every flow module again in every task's process.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipedag_airflow.config import ConfigContext, PipedagConfig
+    from pipedag_airflow.context import StageLockContext
+    from pipedag_airflow.core.containers import Blob, RawSql, Table
+    from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.materialize import materialize
+    from pipedag_airflow.core.stage import Stage
+    from pipedag_airflow.run.result import Result
+
+__all__ = [
+    "Blob",
+    "ConfigContext",
+    "Flow",
+    "PipedagConfig",
+    "RawSql",
+    "Result",
+    "Stage",
+    "StageLockContext",
+    "Table",
+    "materialize",
+]
+
+_HOMES = {
+    "Blob": "core.containers",
+    "ConfigContext": "config",
+    "Flow": "core.flow",
+    "PipedagConfig": "config",
+    "RawSql": "core.containers",
+    "Result": "run.result",
+    "Stage": "core.stage",
+    "StageLockContext": "context",
+    "Table": "core.containers",
+    "materialize": "core.materialize",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

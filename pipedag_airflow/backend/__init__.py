@@ -1,0 +1,1 @@
+"""Where data and state live: table stores, metadata, blob stores, lock managers."""

@@ -1,0 +1,260 @@
+"""What a lock manager is: it keeps one lease per stage, so that two runs do not build one stage at a time.
+
+A lease saves work; it is not what keeps the data right. That is the fence which the publish checks in its own
+transaction. So a lease may be lost (a paused process, a cut network), and the run that lost it is told:
+``StaleRunError``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pipedag_airflow.backend.lock.files import InstanceContext, construct
+from pipedag_airflow.backend.lock.keeper import KeepAlive
+from pipedag_airflow.backend.lock.lease import Lease, Listener, LockState, Owner, never
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+__all__ = ["KeepAlive", "Lease", "Listener", "LockManager", "LockState", "Owner", "never"]
+
+logger = logging.getLogger(__name__)
+
+
+class LockManager(ABC):
+    """Base of all lock managers.
+
+    Most managers only store records: they derive from ``RecordLockManager``, which has the rules, and implement where a
+    record is read and changed. Use as a context manager, or call ``dispose`` when done.
+
+    Args:
+        clock: The present time in seconds since 1970.
+    """
+
+    guards: ClassVar[bool] = True
+    """Whether a second run is kept out; ``False`` for a placeholder."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._listeners: list[Listener] = []
+        self._seen: dict[tuple[str, str], LockState] = {}
+
+    @classmethod
+    def from_config(cls, context: InstanceContext, **args: Any) -> Self:
+        """Make the lock manager that pipedag.yaml describes.
+
+        Args:
+            context: The configuration of the instance.
+            **args: ``lock_manager.args``.
+
+        Returns:
+            The manager.
+        """
+        del context
+        return construct(cls, "lock_manager", args)
+
+    @abstractmethod
+    def acquire(self, stage: str, owner: Owner, *, seconds: float, is_over: Callable[[Lease], bool] = never) -> Lease:
+        """Take a stage, or renew it when the same run holds it.
+
+        A stage of another run is taken over when that run is over: ``is_over`` says so, the process of a session on
+        this host is dead, or a session of another host has expired. A caller who is refused leaves a ticket, and
+        whoever comes later is refused until the earlier one has had the stage or stops asking.
+
+        Args:
+            stage: The name of the stage.
+            owner: Who wants it.
+            seconds: How long the lease counts without a renewal.
+            is_over: Asked about a lease of another run: has that run ended? It may be slow; no lock is held meanwhile.
+
+        Returns:
+            The lease.
+
+        Raises:
+            StageBusyError: When another run has it or comes first.
+        """
+
+    @abstractmethod
+    def withdraw(self, stage: str, owner: Owner) -> None:
+        """Stop waiting: remove the caller's ticket.
+
+        Args:
+            stage: The name of the stage.
+            owner: Who waited.
+        """
+
+    @abstractmethod
+    def renew(self, stage: str, owner: Owner, *, seconds: float) -> Lease:
+        """Extend a lease that the run holds.
+
+        Args:
+            stage: The name of the stage.
+            owner: Any process of the run that holds it.
+            seconds: How long the lease counts from now.
+
+        Returns:
+            The lease.
+
+        Raises:
+            StaleRunError: When the run does not hold the stage; the message names who does.
+        """
+
+    @abstractmethod
+    def release(self, stage: str, owner: Owner) -> bool:
+        """Give a stage back. Not an error when it is not ours.
+
+        Args:
+            stage: The name of the stage.
+            owner: Any process of the run that holds it.
+
+        Returns:
+            Whether it was ours.
+        """
+
+    @abstractmethod
+    def release_run(self, run_id: str) -> list[str]:
+        """Give back all stages of a run, and its tickets.
+
+        Args:
+            run_id: The id of the run.
+
+        Returns:
+            The names of the stages that it held.
+        """
+
+    @abstractmethod
+    def holder(self, stage: str) -> Lease | None:
+        """Who holds a stage.
+
+        Args:
+            stage: The name of the stage.
+
+        Returns:
+            The lease, expired or not; ``None`` when nobody does.
+        """
+
+    @abstractmethod
+    def leases(self) -> list[Lease]:
+        """All leases of the instance.
+
+        Returns:
+            The leases, by name of the stage.
+        """
+
+    @abstractmethod
+    def state(self, stage: str, owner: Owner) -> LockState:
+        """What a run may assume about a stage.
+
+        Args:
+            stage: The name of the stage.
+            owner: Any process of the run.
+
+        Returns:
+            The state. Once this manager saw the run lose the stage, ``INVALID`` until the run acquires it anew.
+        """
+
+    def keep_alive(self, stage: str, owner: Owner, *, seconds: float) -> KeepAlive:
+        """Renew a lease in the background for as long as a ``with`` block runs.
+
+        Args:
+            stage: The name of the stage.
+            owner: Any process of the run that holds it.
+            seconds: How long each renewal counts; one is made every third of it.
+
+        Returns:
+            A context manager whose ``check()`` raises ``StaleRunError`` once the stage was lost. Entering it renews, so
+            it raises at once when the stage is already lost.
+        """
+        return KeepAlive(self, stage, owner, seconds, self._clock)
+
+    def add_listener(self, listener: Listener) -> None:
+        """Be told when this manager notices that a stage's state has changed.
+
+        Args:
+            listener: Called with the stage, the old and the new state, in the thread that noticed.
+        """
+        with self._mutex:
+            self._listeners.append(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Not be told any longer.
+
+        Args:
+            listener: What was given to ``add_listener``; unknown ones are ignored.
+        """
+        with self._mutex:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+    def dispose(self) -> None:
+        """Free what the manager itself uses. Leases stay: the run's next step may be another process."""
+        with self._mutex:
+            self._listeners.clear()
+            self._seen.clear()
+
+    def observe(self, stage: str, owner: Owner, new: LockState) -> LockState:
+        """Note a state that was seen, and tell the listeners when it is a new one.
+
+        For implementations. ``INVALID`` stays: a run that lost a stage does not get it back by a late renewal.
+
+        Args:
+            stage: The name of the stage.
+            owner: Whose state it is.
+            new: What was seen.
+
+        Returns:
+            What counts now.
+        """
+        key = (stage, owner.run_id)
+        with self._mutex:
+            old = self._seen.get(key, LockState.UNLOCKED)
+            if old in {new, LockState.INVALID}:
+                return old
+            self._seen[key] = new
+            if new is LockState.UNLOCKED:
+                del self._seen[key]
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            try:
+                listener(stage, old, new)
+            except Exception:
+                # A listener must not end the heartbeat of a run that still holds its stage.
+                logger.exception("A lock listener failed on stage %r (%s -> %s).", stage, old.name, new.name)
+        return new
+
+    def forget(self, stage: str, run_id: str) -> None:
+        """Drop what was noted about a stage, so that a new acquisition starts from ``UNLOCKED``.
+
+        Args:
+            stage: The name of the stage.
+            run_id: The id of the run.
+        """
+        with self._mutex:
+            self._seen.pop((stage, run_id), None)
+
+    def tracked(self, stage: str, owner: Owner) -> bool:
+        """Whether this manager has seen the run hold the stage.
+
+        Args:
+            stage: The name of the stage.
+            owner: Any process of the run.
+
+        Returns:
+            Whether it has.
+        """
+        with self._mutex:
+            return (stage, owner.run_id) in self._seen
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.dispose()

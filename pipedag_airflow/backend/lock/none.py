@@ -1,0 +1,75 @@
+"""No locks at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+from pipedag_airflow.backend.lock.base import LockManager
+from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, never
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["NoLockManager"]
+
+logger = logging.getLogger(__name__)
+
+
+class NoLockManager(LockManager):
+    """Grants everything and writes nothing down; for trying something out alone.
+
+    Two runs at one time build the same stages twice. What they publish is still one run's generation at a time, because
+    the publish has a fence of its own; the slower run fails there, after all its work.
+    """
+
+    guards = False
+    _warned_in: ClassVar[int | None] = None
+
+    def _grant(self, stage: str, owner: Owner, seconds: float) -> Lease:
+        if NoLockManager._warned_in != os.getpid():
+            NoLockManager._warned_in = os.getpid()
+            logger.warning(
+                "NoLockManager locks nothing: when a second run starts, both build stage %r and its successors, and "
+                "one of them fails at its publish. Set lock_manager.class in pipedag.yaml to "
+                "pipedag_airflow.backend.lock.FileLockManager or another one before running in earnest.",
+                stage,
+            )
+        now = self._clock()
+        self.observe(stage, owner, LockState.LOCKED)
+        return Lease(stage, owner, 0, now, now, now + seconds)
+
+    def acquire(self, stage: str, owner: Owner, *, seconds: float, is_over: Callable[[Lease], bool] = never) -> Lease:
+        """Grant the stage to whoever asks."""
+        del is_over
+        return self._grant(stage, owner, seconds)
+
+    def withdraw(self, stage: str, owner: Owner) -> None:
+        """Do nothing: nobody waits."""
+
+    def renew(self, stage: str, owner: Owner, *, seconds: float) -> Lease:
+        """Grant the stage again."""
+        return self._grant(stage, owner, seconds)
+
+    def release(self, stage: str, owner: Owner) -> bool:
+        """Forget the stage; it always counts as ours."""
+        self.observe(stage, owner, LockState.UNLOCKED)
+        return True
+
+    def release_run(self, run_id: str) -> list[str]:
+        """Give an empty list: nothing was written down."""
+        del run_id
+        return []
+
+    def holder(self, stage: str) -> None:
+        """Give ``None``: nothing was written down."""
+
+    def leases(self) -> list[Lease]:
+        """Give an empty list: nothing was written down."""
+        return []
+
+    def state(self, stage: str, owner: Owner) -> LockState:
+        """Give ``LOCKED``: whoever asks may proceed."""
+        del stage, owner
+        return LockState.LOCKED

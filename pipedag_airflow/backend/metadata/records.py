@@ -1,0 +1,127 @@
+"""Rows of the metadata as plain objects."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+__all__ = [
+    "GenerationRecord",
+    "GenerationState",
+    "ObjectKind",
+    "ObjectRecord",
+    "StageRecord",
+    "TaskRecord",
+    "TaskState",
+]
+
+
+class GenerationState(StrEnum):
+    """What became of an attempt to build a stage."""
+
+    OPEN = "open"
+    #: Its tables are, or were, what readers see.
+    PUBLISHED = "published"
+    #: Everything was valid: the generation before it stayed live.
+    UNCHANGED = "unchanged"
+    #: Its run failed, died or lost the stage. What it made can still be reused.
+    ABANDONED = "abandoned"
+
+
+class TaskState(StrEnum):
+    """What is known of a task in a generation."""
+
+    #: Not yet decided, or decided to run.
+    PENDING = "pending"
+    #: Taken over from an earlier generation.
+    VALID = "valid"
+    EXECUTED = "executed"
+    FAILED = "failed"
+
+    @property
+    def has_output(self) -> bool:
+        """Whether a task in this state has a result that others can read."""
+        return self in (TaskState.VALID, TaskState.EXECUTED)
+
+
+class ObjectKind(StrEnum):
+    """What a task stored."""
+
+    TABLE = "table"
+    SCRIPT = "script"
+    BLOB = "blob"
+
+
+@attrs.frozen
+class StageRecord:
+    """A row of ``stage``: the generation that readers see, and the one that may write."""
+
+    stage: str
+    live: int | None
+    fence: int
+
+
+@attrs.frozen
+class GenerationRecord:
+    """A row of ``generation``."""
+
+    stage: str
+    number: int
+    run_id: str
+    holder: str
+    state: GenerationState
+    opened: dt.datetime | None = None
+    closed: dt.datetime | None = None
+    #: Whether its schema and its rows are gone.
+    dropped: bool = False
+
+
+@attrs.frozen(eq=False)
+class ObjectRecord:
+    """A row of ``object``: a table, a script or a blob under its logical name."""
+
+    stage: str
+    generation: int
+    kind: ObjectKind
+    name: str
+    node: str
+    cache_key: str
+    container: str | None
+    location: str | None
+    #: Table: ``columns`` (list of name, type, nullable), ``primary_key``, ``indexes``, ``view``. Script: ``tables``.
+    facts: dict[str, Any]
+    query: str | None = None
+    rows: int | None = None
+
+
+@attrs.frozen
+class TaskRecord:
+    """A row of ``task`` with the objects that the task stored."""
+
+    stage: str
+    generation: int
+    node: str
+    name: str
+    version: str | None
+    position: str
+    state: TaskState
+    reason: str
+    detail: str = ""
+    input_hash: str | None = None
+    cache_function_hash: str | None = None
+    task_hash: str | None = None
+    memo_key: str | None = None
+    inputs: str | None = None
+    output: str | None = None
+    revision: int = 0
+    produced_by: int | None = None
+    reads_open: tuple[tuple[str, int], ...] = ()
+    seconds: float | None = None
+    #: The node that stored the objects, where that is another one with the same call.
+    twin: str | None = None
+    objects: tuple[ObjectRecord, ...] = ()

@@ -1,0 +1,334 @@
+"""All statements on the metadata tables, within one transaction of the table store."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import sqlalchemy as sa
+
+from pipedag_airflow.backend.metadata.records import (
+    GenerationRecord,
+    GenerationState,
+    ObjectKind,
+    ObjectRecord,
+    StageRecord,
+    TaskRecord,
+    TaskState,
+)
+from pipedag_airflow.backend.metadata.tables import METADATA_VERSION, MetadataTables
+from pipedag_airflow.errors import ConfigError, StaleRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pipedag_airflow.core.plan import Plan
+
+__all__ = ["MetadataRepository"]
+
+
+@attrs.frozen
+class MetadataRepository:
+    """Reads and writes metadata rows on an open connection.
+
+    Args:
+        connection: A connection within a transaction; committing is the caller's.
+        tables: The tables of the metadata schema.
+        row_locks: Whether the database locks rows with SELECT … FOR SHARE.
+    """
+
+    connection: sa.Connection
+    tables: MetadataTables
+    row_locks: bool = True
+
+    # --- set-up -----------------------------------------------------------------------------------------------------
+
+    def setup(self, instance_id: str, create_schema: bool) -> None:
+        """Create the metadata tables if they are not there, and check that they are ours.
+
+        Raises:
+            ConfigError: if the metadata belong to another instance, or were written by a newer release.
+        """
+        if not sa.inspect(self.connection).has_table("instance", schema=self.tables.schema):
+            if create_schema:
+                self.connection.execute(sa.schema.CreateSchema(self.tables.schema, if_not_exists=True))
+            self.tables.all.create_all(self.connection)
+        row = self.connection.execute(sa.select(self.tables.instance)).one_or_none()
+        if row is None:
+            created = {"instance_id": instance_id, "metadata_version": METADATA_VERSION, "created": _now()}
+            self.connection.execute(sa.insert(self.tables.instance).values(created_by="pipedag_airflow", **created))
+            return
+        if row.instance_id != instance_id:
+            raise ConfigError(
+                f"The metadata schema {self.tables.schema!r} belongs to the instance {row.instance_id!r}, but this run "
+                f"is of instance {instance_id!r}. Give each instance a database or a schema_prefix of its own."
+            )
+        if row.metadata_version > METADATA_VERSION:
+            raise ConfigError(
+                f"The metadata schema {self.tables.schema!r} has version {row.metadata_version}, written by a newer "
+                f"release; this one knows version {METADATA_VERSION}. Upgrade pipedag-airflow here too."
+            )
+
+    # --- runs and generations ---------------------------------------------------------------------------------------
+
+    def note_run(self, run_id: str, plan: Plan, engine: str) -> None:
+        """Record the run, or check that its plan is still the one it began with.
+
+        Raises:
+            FlowChangedError: if the flow was changed since.
+        """
+        run = self.tables.run
+        row = self.connection.execute(sa.select(run).where(run.c.run_id == run_id)).one_or_none()
+        if row is not None:
+            plan.check_unchanged(row.fingerprint, json.loads(row.nodes))
+            return
+        nodes = json.dumps([f"{node.id}@{node.position}" for node in plan.nodes])
+        values = {"run_id": run_id, "flow": plan.flow, "fingerprint": plan.fingerprint, "nodes": nodes}
+        self.connection.execute(sa.insert(run).values(engine=engine, started=_now(), **values))
+
+    def stages(self, names: Iterable[str]) -> dict[str, StageRecord]:
+        """Return the rows of the named stages that exist."""
+        stage = self.tables.stage
+        rows = self.connection.execute(sa.select(stage).where(stage.c.stage.in_(list(names))))
+        return {row.stage: StageRecord(row.stage, row.live, row.fence) for row in rows}
+
+    def all_stages(self) -> list[StageRecord]:
+        """Return the rows of all stages, in the order in which they were first begun."""
+        stage, generation = self.tables.stage, self.tables.generation
+        first = sa.select(sa.func.min(generation.c.opened)).where(generation.c.stage == stage.c.stage).scalar_subquery()
+        rows = self.connection.execute(sa.select(stage).order_by(first, stage.c.stage))
+        return [StageRecord(row.stage, row.live, row.fence) for row in rows]
+
+    def open_generation(self, stage: str, run_id: str, holder: str) -> GenerationRecord:
+        """Open the next generation of a stage and shut the door behind all earlier ones."""
+        record = self.stages([stage]).get(stage)
+        generation, row = self.tables.generation, self.tables.stage
+        number = (record.fence if record else 0) + 1
+        if record is None:
+            self.connection.execute(sa.insert(row).values(stage=stage, live=None, fence=number))
+        else:
+            self.connection.execute(sa.update(row).where(row.c.stage == stage).values(fence=number))
+            left_open = (generation.c.stage == stage) & (generation.c.state == GenerationState.OPEN.value)
+            closing = sa.update(generation).where(left_open)
+            self.connection.execute(closing.values(state=GenerationState.ABANDONED.value, closed=_now()))
+        opened = _now()
+        values = {"stage": stage, "number": number, "run_id": run_id, "holder": holder, "opened": opened}
+        self.connection.execute(sa.insert(generation).values(state=GenerationState.OPEN.value, dropped=False, **values))
+        return GenerationRecord(stage, number, run_id, holder, GenerationState.OPEN, opened)
+
+    def latest_generation(self, stage: str, run_id: str | None = None) -> GenerationRecord | None:
+        """Return the newest generation of a stage, or the newest of one run."""
+        generation = self.tables.generation
+        query = sa.select(generation).where(generation.c.stage == stage)
+        if run_id is not None:
+            query = query.where(generation.c.run_id == run_id)
+        row = self.connection.execute(query.order_by(generation.c.number.desc()).limit(1)).one_or_none()
+        return None if row is None else _generation(row)
+
+    def generations(self, *, stage: str | None = None, run_id: str | None = None) -> list[GenerationRecord]:
+        """Return generations, oldest first: those of a stage, of a run, or all."""
+        generation = self.tables.generation
+        query = sa.select(generation).order_by(generation.c.stage, generation.c.number)
+        if stage is not None:
+            query = query.where(generation.c.stage == stage)
+        if run_id is not None:
+            query = query.where(generation.c.run_id == run_id)
+        return [_generation(row) for row in self.connection.execute(query)]
+
+    def check_fence(self, stage: str, number: int) -> StageRecord:
+        """Check that a generation may still write, and lock out a take-over until the transaction ends.
+
+        Raises:
+            StaleRunError: if a later run has opened the stage; the message names it.
+        """
+        row = self.tables.stage
+        query = sa.select(row).where(row.c.stage == stage)
+        found = self.connection.execute(query.with_for_update(read=True) if self.row_locks else query).one_or_none()
+        if found is not None and found.fence == number:
+            return StageRecord(stage, found.live, found.fence)
+        newest = self.latest_generation(stage)
+        taken = "is gone from the metadata" if newest is None else f"was taken over by run {newest.run_id!r}"
+        detail = "" if newest is None else f" ({newest.holder}, generation {newest.number}, since {newest.opened})"
+        raise StaleRunError(
+            f"Stage {stage!r} {taken}{detail}: generation {number} may no longer write or publish. Nothing was "
+            "changed. Start a new run if this one is still wanted."
+        )
+
+    def close_generation(self, stage: str, number: int, state: GenerationState) -> None:
+        """Give a generation its final state."""
+        generation = self.tables.generation
+        this = (generation.c.stage == stage) & (generation.c.number == number)
+        self.connection.execute(sa.update(generation).where(this).values(state=state.value, closed=_now()))
+
+    def point_live(self, stage: str, number: int) -> None:
+        """Make a generation the one that readers see."""
+        row = self.tables.stage
+        self.connection.execute(sa.update(row).where(row.c.stage == stage).values(live=number))
+
+    # --- tasks and objects ------------------------------------------------------------------------------------------
+
+    def read_tasks(
+        self, where: Sequence[tuple[str, int | None]], nodes: Iterable[str] | None = None, own: str | None = None
+    ) -> list[TaskRecord]:
+        """Read task rows with their objects, in one statement.
+
+        Args:
+            where: Pairs of stage and generation; None stands for the stage's live generation and all after it.
+            nodes: Restrict to these nodes, except in stage ``own``.
+            own: The stage whose rows are all read.
+        """
+        task, stored, stage = self.tables.task, self.tables.object, self.tables.stage
+        places = [_place(task, stage, name, number) for name, number in where]
+        if not places:
+            return []
+        joined = sa.join(
+            task,
+            stored,
+            sa.and_(
+                stored.c.stage == task.c.stage,
+                stored.c.generation == task.c.generation,
+                stored.c.node == sa.func.coalesce(task.c.twin, task.c.node),
+            ),
+            isouter=True,
+        ).join(stage, stage.c.stage == task.c.stage)
+        columns = [*task.c, *(column.label(f"object_{column.name}") for column in stored.c)]
+        query = sa.select(*columns).select_from(joined).where(sa.or_(*places))
+        if nodes is not None:
+            query = query.where(sa.or_(task.c.stage == own, task.c.node.in_(list(nodes))))
+        query = query.order_by(task.c.stage, task.c.generation, task.c.node, stored.c.kind, stored.c.name)
+        rows = self.connection.execute(query).all()
+        return [_task(list(group)) for _, group in groupby(rows, key=lambda row: (row.stage, row.generation, row.node))]
+
+    def write_tasks(self, records: Sequence[TaskRecord]) -> None:
+        """Write task rows and their objects, replacing rows of the same generation and node."""
+        if not records:
+            return
+        task, stored = self.tables.task, self.tables.object
+        for table in (task, stored):
+            owned = [
+                sa.and_(table.c.stage == stage, table.c.generation == generation, table.c.node.in_(nodes))
+                for (stage, generation), nodes in _nodes_by_generation(records).items()
+            ]
+            self.connection.execute(sa.delete(table).where(sa.or_(*owned)))
+        self.connection.execute(sa.insert(task).values([_task_row(record) for record in records]))
+        owners = [record for record in records if record.twin is None]
+        objects = [_object_row(stored_object) for record in owners for stored_object in record.objects]
+        if objects:
+            self.connection.execute(sa.insert(stored).values(objects))
+
+    def task_states(self, stage: str, generation: int) -> dict[str, TaskState]:
+        """Return the states of the nodes of a generation that have a row."""
+        task = self.tables.task
+        query = sa.select(task.c.node, task.c.state).where(task.c.stage == stage, task.c.generation == generation)
+        return {node: TaskState(state) for node, state in self.connection.execute(query)}
+
+    def object_owners(self, stage: str, generation: int, kind: ObjectKind, names: Sequence[str]) -> dict[str, str]:
+        """Return which node of a generation has claimed which of the names."""
+        stored = self.tables.object
+        query = sa.select(stored.c.name, stored.c.node).where(
+            stored.c.stage == stage,
+            stored.c.generation == generation,
+            stored.c.kind == kind.value,
+            stored.c.name.in_(list(names)),
+        )
+        return {row.name: row.node for row in self.connection.execute(query)}
+
+    def find_object(self, stage: str, generation: int, kind: ObjectKind, name: str) -> ObjectRecord | None:
+        """Return what a generation has under a name."""
+        stored = self.tables.object
+        columns = [column.label(f"object_{column.name}") for column in stored.c]
+        query = sa.select(*columns).where(
+            stored.c.stage == stage,
+            stored.c.generation == generation,
+            stored.c.kind == kind.value,
+            stored.c.name == name,
+        )
+        row = self.connection.execute(query).one_or_none()
+        return None if row is None else _object(row._mapping)
+
+    def write_event(self, stage: str, generation: int, payload: dict[str, Any]) -> None:
+        """Put a message into the outbox."""
+        values = {"stage": stage, "generation": generation, "payload": json.dumps(payload), "created": _now()}
+        self.connection.execute(sa.insert(self.tables.event).values(**values))
+
+    # --- retention --------------------------------------------------------------------------------------------------
+
+    def containers(self, stage: str) -> set[str]:
+        """Return the schemas that hold an object of any generation of a stage."""
+        stored = self.tables.object
+        query = sa.select(stored.c.container).where(stored.c.stage == stage).distinct()
+        return {container for (container,) in self.connection.execute(query) if container is not None}
+
+    def drop_generations(self, stage: str, numbers: Sequence[int]) -> set[tuple[ObjectKind, str]]:
+        """Delete the task and object rows of generations, and say what nothing refers to any more.
+
+        Returns:
+            The schemas (kind table) and blob files (kind blob) that only these generations used.
+        """
+        stored, generation = self.tables.object, self.tables.generation
+        of_stage = stored.c.stage == stage
+        query = sa.select(stored.c.kind, stored.c.container, stored.c.location, stored.c.generation).where(of_stage)
+        old: set[tuple[ObjectKind, str]] = set()
+        kept: set[tuple[ObjectKind, str]] = set()
+        for kind, container, location, number in self.connection.execute(query):
+            place = (ObjectKind(kind), container if kind == ObjectKind.TABLE else location)
+            (old if number in numbers else kept).add(place)
+        for table in (self.tables.task, stored):
+            forgotten = (table.c.stage == stage) & table.c.generation.in_(list(numbers))
+            self.connection.execute(sa.delete(table).where(forgotten))
+        dropped = (generation.c.stage == stage) & generation.c.number.in_(list(numbers))
+        self.connection.execute(sa.update(generation).where(dropped).values(dropped=True))
+        return {(kind, place) for kind, place in old - kept if kind is not ObjectKind.SCRIPT and place}
+
+
+def _place(task: sa.Table, stage: sa.Table, name: str, number: int | None) -> sa.ColumnElement[bool]:
+    if number is not None:
+        return sa.and_(task.c.stage == name, task.c.generation == number)
+    return sa.and_(task.c.stage == name, task.c.generation >= sa.func.coalesce(stage.c.live, 0))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _generation(row: sa.Row[Any]) -> GenerationRecord:
+    return GenerationRecord(
+        row.stage, row.number, row.run_id, row.holder, GenerationState(row.state), row.opened, row.closed, row.dropped
+    )
+
+
+def _nodes_by_generation(records: Iterable[TaskRecord]) -> dict[tuple[str, int], list[str]]:
+    found: dict[tuple[str, int], list[str]] = {}
+    for record in records:
+        found.setdefault((record.stage, record.generation), []).append(record.node)
+    return found
+
+
+def _task(rows: list[sa.Row[Any]]) -> TaskRecord:
+    first = rows[0]._mapping
+    fields = {field.name: first[field.name] for field in attrs.fields(TaskRecord) if field.name in first}
+    fields["state"] = TaskState(fields["state"])
+    fields["reads_open"] = tuple((stage, number) for stage, number in json.loads(fields["reads_open"] or "[]"))
+    objects = tuple(_object(row._mapping) for row in rows if row._mapping["object_name"] is not None)
+    return TaskRecord(**fields, objects=objects)
+
+
+def _object(row: Any) -> ObjectRecord:
+    fields = {field.name: row[f"object_{field.name}"] for field in attrs.fields(ObjectRecord)}
+    fields["kind"] = ObjectKind(fields["kind"])
+    fields["facts"] = json.loads(fields["facts"])
+    return ObjectRecord(**fields)
+
+
+def _task_row(record: TaskRecord) -> dict[str, Any]:
+    row = attrs.asdict(record, recurse=False)
+    del row["objects"]
+    return row | {"state": record.state.value, "reads_open": json.dumps(record.reads_open)}
+
+
+def _object_row(record: ObjectRecord) -> dict[str, Any]:
+    row = attrs.asdict(record, recurse=False)
+    return row | {"kind": record.kind.value, "facts": json.dumps(record.facts)}

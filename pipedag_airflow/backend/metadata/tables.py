@@ -1,0 +1,115 @@
+"""The metadata schema as SQLAlchemy tables.
+
+Two unique keys do the coordination: (generation, node), so a retry overwrites its own row, and (generation, kind,
+name), so two tasks cannot claim one table.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = ["METADATA_VERSION", "MetadataTables"]
+
+#: Version of the layout below; a change of it comes with a migration.
+METADATA_VERSION = 1
+
+
+def _time(name: str) -> sa.Column[object]:
+    return sa.Column(name, sa.DateTime(timezone=True))
+
+
+class MetadataTables:
+    """The tables of one metadata schema.
+
+    Args:
+        schema: Name of the schema, prefix and suffix included.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.all = sa.MetaData(schema=schema)
+        self.instance = sa.Table(
+            "instance",
+            self.all,
+            sa.Column("instance_id", sa.String, primary_key=True),
+            sa.Column("metadata_version", sa.Integer, nullable=False),
+            sa.Column("created_by", sa.String, nullable=False),
+            _time("created"),
+        )
+        self.run = sa.Table(
+            "run",
+            self.all,
+            sa.Column("run_id", sa.String, primary_key=True),
+            sa.Column("flow", sa.String, nullable=False),
+            sa.Column("fingerprint", sa.String, nullable=False),
+            sa.Column("nodes", sa.Text, nullable=False, comment="ids and positions of the plan, JSON"),
+            sa.Column("engine", sa.String, nullable=False),
+            _time("started"),
+        )
+        self.stage = sa.Table(
+            "stage",
+            self.all,
+            sa.Column("stage", sa.String, primary_key=True),
+            sa.Column("live", sa.BigInteger, comment="the generation that readers see"),
+            sa.Column("fence", sa.BigInteger, nullable=False, comment="the only generation that may write"),
+        )
+        self.generation = sa.Table(
+            "generation",
+            self.all,
+            sa.Column("stage", sa.String, primary_key=True),
+            sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("run_id", sa.String, nullable=False),
+            sa.Column("holder", sa.String, nullable=False, comment="host and process that opened it"),
+            sa.Column("state", sa.String, nullable=False),
+            _time("opened"),
+            _time("closed"),
+            sa.Column("dropped", sa.Boolean, nullable=False, comment="its schema and its rows are gone"),
+        )
+        self.task = sa.Table(
+            "task",
+            self.all,
+            sa.Column("stage", sa.String, primary_key=True),
+            sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("node", sa.String, primary_key=True),
+            sa.Column("name", sa.String, nullable=False),
+            sa.Column("version", sa.String),
+            sa.Column("position", sa.String, nullable=False),
+            sa.Column("input_hash", sa.String),
+            sa.Column("cache_function_hash", sa.String),
+            sa.Column("task_hash", sa.String),
+            sa.Column("memo_key", sa.String),
+            sa.Column("inputs", sa.Text, comment="identity of each argument, JSON"),
+            sa.Column("output", sa.Text, comment="the result, JSON"),
+            sa.Column("state", sa.String, nullable=False),
+            sa.Column("reason", sa.String, nullable=False),
+            sa.Column("detail", sa.Text, nullable=False),
+            sa.Column("revision", sa.Integer, nullable=False, comment="grows when a user asks to build the task anew"),
+            sa.Column("produced_by", sa.BigInteger, comment="the generation in which the function ran"),
+            sa.Column("reads_open", sa.Text, comment="unpublished generations that were read, JSON"),
+            sa.Column("seconds", sa.Double),
+            sa.Column("twin", sa.String, comment="the node of the same call that stored the objects"),
+        )
+        self.object = sa.Table(
+            "object",
+            self.all,
+            sa.Column("stage", sa.String, primary_key=True),
+            sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("kind", sa.String, primary_key=True, comment="table, script or blob"),
+            sa.Column("name", sa.String, primary_key=True),
+            sa.Column("node", sa.String, nullable=False),
+            sa.Column("cache_key", sa.String, nullable=False),
+            sa.Column("container", sa.String, comment="schema of a table"),
+            sa.Column("location", sa.String, comment="name of a table in its schema, file of a blob"),
+            sa.Column("facts", sa.Text, nullable=False, comment="columns, keys, indexes; the tables of a script; JSON"),
+            sa.Column("query", sa.Text),
+            sa.Column("rows", sa.BigInteger),
+        )
+        self.event = sa.Table(
+            "event",
+            self.all,
+            sa.Column("stage", sa.String, primary_key=True),
+            sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("payload", sa.Text, nullable=False),
+            _time("created"),
+            _time("sent"),
+        )

@@ -1,0 +1,1 @@
+"""Table stores in SQL databases."""

@@ -1,0 +1,108 @@
+"""pandas frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipedag_airflow.backend.table.sql.frames.arrow import from_database
+from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
+from pipedag_airflow.errors import UnsupportedValueError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    import sqlalchemy as sa
+
+    from pipedag_airflow.backend.table.sql.facts import TableLocation
+    from pipedag_airflow.backend.table.sql.store import SQLTableStore
+    from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+
+__all__ = ["PandasFrames"]
+
+_BACKENDS = ("numpy", "arrow")
+
+
+class PandasFrames(FrameType):
+    """pandas frames, with numpy's nullable dtypes (the default) or Arrow's.
+
+    ``input_type`` is ``pandas.DataFrame``, ``(pandas.DataFrame, "arrow")`` or
+    ``{"type": pandas.DataFrame, "backend": "arrow"}``.
+    """
+
+    def recognises(self, obj: Any) -> bool:
+        """Say whether the object is a pandas frame."""
+        return is_of(obj, "pandas", "DataFrame")
+
+    def accepts(self, input_type: Any) -> bool:
+        """Say whether pandas frames are asked for."""
+        frame_type, _ = _type_and_backend(input_type)
+        return getattr(frame_type, "__name__", "") == "DataFrame" and frame_type.__module__.split(".")[0] == "pandas"
+
+    def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
+        """Create the table and fill it; the frame's index is not stored."""
+        import pyarrow as pa
+
+        if not obj.columns.is_unique:
+            twice = sorted({str(column) for column in obj.columns[obj.columns.duplicated()]})
+            raise UnsupportedValueError(f"Table {name!r} has two columns of one name: {', '.join(twice)}")
+        try:
+            arrow = pa.Table.from_pandas(obj.rename(columns=str), preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise UnsupportedValueError(
+                f"Table {name!r} has a column that mixes types: {error}. Convert the column, or give it one dtype."
+            ) from error
+        transaction.create_from_arrow(schema, name, arrow, type_map)
+
+    def read(
+        self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
+    ) -> pd.DataFrame:
+        """Read the table; ``attrs["name"]`` of the frame is the name of the table."""
+        _, backend = _type_and_backend(input_type)
+        arrow = from_database(store.fetch_table(connection, location))
+        frame = _arrow_frame(arrow) if backend == "arrow" else _numpy_frame(arrow)
+        frame.attrs["name"] = location.name
+        return frame
+
+
+def _type_and_backend(input_type: Any) -> tuple[Any, str]:
+    if isinstance(input_type, dict):
+        frame_type, backend = input_type.get("type"), input_type.get("backend", "numpy")
+    elif isinstance(input_type, tuple) and len(input_type) == 2:
+        frame_type, backend = input_type
+    else:
+        frame_type, backend = input_type, "numpy"
+    if backend not in _BACKENDS:
+        raise UnsupportedValueError(f"The backend of a pandas frame is one of {', '.join(_BACKENDS)}, not {backend!r}")
+    return frame_type, backend
+
+
+def _arrow_frame(arrow: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+
+    frame: pd.DataFrame = arrow.to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+def _numpy_frame(arrow: pa.Table) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable = {
+        pa.int8(): pd.Int8Dtype(),
+        pa.int16(): pd.Int16Dtype(),
+        pa.int32(): pd.Int32Dtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.uint8(): pd.UInt8Dtype(),
+        pa.uint16(): pd.UInt16Dtype(),
+        pa.uint32(): pd.UInt32Dtype(),
+        pa.uint64(): pd.UInt64Dtype(),
+        pa.float32(): pd.Float32Dtype(),
+        pa.float64(): pd.Float64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+        pa.string(): pd.StringDtype(),
+        pa.large_string(): pd.StringDtype(),
+        pa.string_view(): pd.StringDtype(),
+    }
+    frame: pd.DataFrame = arrow.to_pandas(types_mapper=nullable.get, date_as_object=True)
+    dates = [field.name for field in arrow.schema if pa.types.is_date(field.type)]
+    return frame.astype(dict.fromkeys(dates, "datetime64[s]")) if dates else frame

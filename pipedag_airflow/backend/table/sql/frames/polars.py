@@ -1,0 +1,51 @@
+"""polars frames, eager and lazy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipedag_airflow.backend.table.sql.frames.arrow import from_database
+from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
+
+if TYPE_CHECKING:
+    import polars as pl
+    import sqlalchemy as sa
+
+    from pipedag_airflow.backend.table.sql.facts import TableLocation
+    from pipedag_airflow.backend.table.sql.store import SQLTableStore
+    from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+
+__all__ = ["PolarsFrames"]
+
+_NAMES = ("DataFrame", "LazyFrame")
+
+
+class PolarsFrames(FrameType):
+    """polars frames: ``input_type`` is ``polars.DataFrame`` or ``polars.LazyFrame``."""
+
+    def recognises(self, obj: Any) -> bool:
+        """Say whether the object is a polars frame."""
+        return is_of(obj, "polars", *_NAMES)
+
+    def accepts(self, input_type: Any) -> bool:
+        """Say whether polars frames are asked for."""
+        return isinstance(input_type, type) and input_type.__name__ in _NAMES and _is_polars(input_type)
+
+    def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
+        """Create the table and fill it; a lazy frame is collected first."""
+        frame: pl.DataFrame = obj.collect() if type(obj).__name__ == "LazyFrame" else obj
+        transaction.create_from_arrow(schema, name, frame.to_arrow(), type_map)
+
+    def read(
+        self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
+    ) -> Any:
+        """Read the table as an eager frame, or as a lazy frame over one."""
+        import polars as pl
+
+        frame = pl.from_arrow(from_database(store.fetch_table(connection, location)))
+        assert isinstance(frame, pl.DataFrame)
+        return frame.lazy() if input_type.__name__ == "LazyFrame" else frame
+
+
+def _is_polars(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "polars"

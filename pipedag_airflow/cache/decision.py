@@ -1,0 +1,161 @@
+"""Whether a stored result is still valid, and why not."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pipedag_airflow.core.fingerprint import fingerprint
+from pipedag_airflow.core.values import dump_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pipedag_airflow.core.task import UnboundTask
+
+__all__ = ["Decision", "Identity", "Reason", "identify", "why_different"]
+
+_SHOWN = 120
+
+
+class Reason(StrEnum):
+    """Why a task is valid, or runs."""
+
+    VALID = "valid"
+    #: The same call stands in the stage already, and this run has its result.
+    SAME_CALL = "same_call"
+    FIRST_RUN = "first_run"
+    NO_VERSION = "no_version"
+    VERSION_CHANGED = "version_changed"
+    INPUT_CHANGED = "input_changed"
+    CACHE_FUNCTION_CHANGED = "cache_function_changed"
+    QUERY_CHANGED = "query_changed"
+    #: A lazy task returned something that has no query to compare.
+    NO_QUERY = "no_query"
+    TABLE_MISSING = "table_missing"
+    #: It was made from data of an enclosing stage that were never published.
+    ENCLOSING_ABANDONED = "enclosing_abandoned"
+    FORCED = "forced"
+    #: An input is made in this run: the task's own step decides.
+    INPUTS_OPEN = "inputs_open"
+    #: A lazy task that could not be judged ahead: the task's own step decides.
+    DECIDED_LATER = "decided_later"
+
+
+@attrs.frozen
+class Decision:
+    """Whether a task is valid, with the reason."""
+
+    valid: bool
+    reason: Reason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        outcome = "valid" if self.valid else f"runs ({self.reason.value})"
+        return f"{outcome}: {self.detail}" if self.detail else outcome
+
+
+@attrs.frozen
+class Identity:
+    """What identifies the result of a call: everything that a change of the result must show in."""
+
+    name: str
+    version: str | None
+    #: Identity of each argument as JSON text, by parameter.
+    inputs: Mapping[str, str]
+    input_hash: str
+    cache_function_hash: str
+
+    @property
+    def memo_key(self) -> str:
+        """The key under which equal calls find each other."""
+        return fingerprint("task", self.name, str(self.version), self.input_hash, self.cache_function_hash)
+
+    def inputs_json(self) -> str:
+        """The inputs as kept in the metadata."""
+        return json.dumps({name: _shortened(text) for name, text in self.inputs.items()})
+
+
+def identify(
+    task: UnboundTask, name: str, arguments: Mapping[str, Any], where: str, cache_function_hash: str | None = None
+) -> Identity:
+    """Return the identity of a call whose arguments are known; calls the cache function unless its hash is given.
+
+    Args:
+        task: The task.
+        name: The task's name, made distinct where two functions of one stage share it.
+        arguments: The arguments by parameter; tables and blobs are descriptors.
+        where: The task for messages, such as ``task 'clean.flights'``.
+        cache_function_hash: The result of an earlier call of :func:`cache_function_hash` in this run.
+
+    Raises:
+        UnsupportedValueError: if an argument, or the result of the cache function, cannot be stored.
+    """
+    inputs = {key: dump_identity(value, f"Argument {key!r} of {where}") for key, value in arguments.items()}
+    hashed = fingerprint(*(part for item in sorted(inputs.items()) for part in item))
+    if cache_function_hash is None:
+        cache_function_hash = hash_cache_function(task, arguments, where)
+    return Identity(name, None if task.version is None else str(task.version), inputs, hashed, cache_function_hash)
+
+
+def hash_cache_function(task: UnboundTask, arguments: Mapping[str, Any], where: str) -> str:
+    """Call the task's cache function with the task's own arguments and return the hash of its result."""
+    if task.cache is None:
+        return ""
+    bound = task.signature.bind_partial()
+    bound.arguments.update(arguments)
+    result = task.cache(*bound.args, **bound.kwargs)
+    return fingerprint(dump_identity(result, f"The result of the cache function of {where}"))
+
+
+def why_different(
+    identity: Identity,
+    version: str | None,
+    inputs: str | None,
+    cache_function_hash: str | None,
+) -> Decision:
+    """Say what changed between the stored result of a task and the call at hand."""
+    if version != identity.version:
+        return Decision(False, Reason.VERSION_CHANGED, f"version {version!r} is now {identity.version!r}")
+    before = json.loads(inputs or "{}")
+    now = json.loads(identity.inputs_json())
+    changes = list(_changes(before, now))
+    if changes:
+        return Decision(False, Reason.INPUT_CHANGED, "; ".join(changes))
+    if cache_function_hash != identity.cache_function_hash:
+        return Decision(False, Reason.CACHE_FUNCTION_CHANGED, "the cache function returns another value than before")
+    return Decision(False, Reason.FIRST_RUN)
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterable[str]:
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            yield f"argument {name!r}: {_change(before.get(name), now.get(name))}"
+
+
+def _change(before: str | None, now: str | None) -> str:
+    if before is None or now is None:
+        return "is new" if before is None else "is gone"
+    then, present = _stored_in(before), _stored_in(now)
+    if then is not None and then == present:
+        return f"the {then} was made anew"
+    return f"{before} is now {now}"
+
+
+def _stored_in(text: str) -> str | None:
+    """Describe an argument that is one table, script or blob; None for all others."""
+    try:
+        value = json.loads(text)
+    except ValueError:  # cut off
+        return None
+    if not isinstance(value, dict) or value.get("$") not in ("table", "rawsql", "blob"):
+        return None
+    return f"{value['$']} from stage {value['stage']!r}"
+
+
+def _shortened(text: str) -> str:
+    """Keep long arguments out of the metadata, but let any change of them show."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… #{fingerprint(text)}"

@@ -1,0 +1,8 @@
+"""pipedag.yaml and what a run reads from it: :class:`PipedagConfig` and :class:`ConfigContext`."""
+
+from __future__ import annotations
+
+from pipedag_airflow.config.config import PipedagConfig
+from pipedag_airflow.config.context import ConfigContext, StageCommitTechnique
+
+__all__ = ["ConfigContext", "PipedagConfig", "StageCommitTechnique"]

@@ -1,0 +1,224 @@
+"""A :class:`Flow`: stages, tasks, and the doors from authoring to running."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pipedag_airflow.core import definition
+from pipedag_airflow.core.plan import COMMIT_TASK, RESERVED_TASKS, Plan, compile_plan
+from pipedag_airflow.errors import DuplicateNameError, FlowError, StageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from airflow.sdk import DAG
+
+    from pipedag_airflow.config import ConfigContext
+    from pipedag_airflow.core.stage import Stage
+    from pipedag_airflow.core.task import Task, TaskGetItem
+    from pipedag_airflow.engine.base import OrchestrationEngine
+    from pipedag_airflow.run.result import Result
+
+__all__ = ["Flow"]
+
+
+class Flow:
+    """A collection of dependent tasks, grouped in stages.
+
+    Used as a context manager: stages and tasks that are made within its block belong to it. If the module is a file in
+    Airflow's dags folder, leaving the block makes a DAG of the flow's name; see :meth:`to_dag` for one with arguments.
+
+    Args:
+        name: Name of the flow, and of its DAG.
+
+    Example:
+        ::
+
+            with Flow("my_flow") as flow:
+                with Stage("stage_1"):
+                    table = make_table()
+                with Stage("stage_2"):
+                    use_table(table)
+
+            result = flow.run()
+    """
+
+    def __init__(self, name: str = "default") -> None:
+        self.name = name
+        self.stages: dict[str, Stage] = {}
+        self.tasks: dict[str, Task] = {}
+        #: Ids of tasks and commits in the order of their creation, which is an order in which they can run.
+        self.order: list[str] = []
+        #: The file that holds the flow's block: pipedag.yaml is looked for beside and above it.
+        self.file: Path | None = None
+        self._plan: Plan | None = None
+
+    def __enter__(self) -> Self:
+        open_flow = definition.current_flow()
+        if open_flow is not None:
+            raise RuntimeError(f"Flow {self.name!r} is opened within the open flow {open_flow.name!r}.")
+        if self._plan is not None or self.stages:
+            raise FlowError(f"Flow {self.name!r} was opened before. A flow is defined by one block.")
+        self.file = _calling_file()
+        definition.open_flow(self)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        definition.close_flow()
+        if exc_type is not None:
+            return
+        self._plan = compile_plan(self)
+        # Only where Airflow is what imports the module: a local run must not load it.
+        if "airflow.sdk" in sys.modules:
+            from pipedag_airflow.provider.registration import on_flow_defined
+
+            on_flow_defined(self, sys._getframe(1).f_globals)
+
+    def add_stage(self, stage: Stage, parent: Stage | None) -> None:
+        """Add a stage whose block is entered; called by :class:`Stage`.
+
+        Raises:
+            DuplicateNameError: if the flow has a stage of that name.
+        """
+        if stage.name in self.stages:
+            raise DuplicateNameError(
+                f"Flow {self.name!r} has two stages of the name {stage.name!r} (case does not count). Rename one."
+            )
+        stage.flow, stage.parent = self, parent
+        self.stages[stage.name] = stage
+
+    def add_task(self, task: Task) -> Task:
+        """Add a task to its stage and give it its id; called when a task is wired.
+
+        Raises:
+            FlowError: if an argument is a task of another flow.
+            StageError: if the name of the task is reserved.
+        """
+        where = f"Task {task.name!r} in stage {task.stage.name!r} of flow {self.name!r}"
+        for argument in task.inputs:
+            if argument.flow is not self:
+                raise FlowError(
+                    f"{where} has an argument that is task {argument.id!r} of another flow, {argument.flow.name!r}. "
+                    "Tasks pass results only within one flow."
+                )
+        if task.name in RESERVED_TASKS:
+            raise StageError(
+                f"{where}: the name is reserved for the stage's own operators. Give the task another name."
+            )
+        task.id = self._free_id(task)
+        self.tasks[task.id] = task
+        self.order.append(task.id)
+        task.stage.tasks.append(task)
+        return task
+
+    def add_commit(self, stage: Stage) -> None:
+        """Note the commit of a stage whose block was left; called by :class:`Stage`."""
+        self.order.append(f"{stage.name}.{COMMIT_TASK}")
+
+    def _free_id(self, task: Task) -> str:
+        base = f"{task.stage.name}.{task.name}"
+        candidate, occurrence = base, 1
+        while candidate in self.tasks:
+            occurrence += 1
+            candidate = f"{base}__{occurrence}"
+        return candidate
+
+    def plan(self) -> Plan:
+        """Return the compiled plan of the flow.
+
+        Raises:
+            FlowError: if the flow's block was not left yet.
+        """
+        if self._plan is None:
+            raise FlowError(f"Flow {self.name!r} has no plan: its block was not left, or left with an error.")
+        return self._plan
+
+    def __getitem__(self, name: str) -> Stage:
+        """Return a stage by name.
+
+        Raises:
+            KeyError: if there is no stage of that name.
+        """
+        if name not in self.stages:
+            known = ", ".join(self.stages) or "none"
+            raise KeyError(f"Flow {self.name!r} has no stage {name!r}. Its stages: {known}")
+        return self.stages[name]
+
+    def get_stage(self, name: str) -> Stage:
+        """Return a stage by name; the same as ``flow[name]``."""
+        return self[name]
+
+    def run(
+        self,
+        *components: Task | TaskGetItem | Stage,
+        config: ConfigContext | None = None,
+        orchestration_engine: OrchestrationEngine | None = None,
+        fail_fast: bool | None = None,
+        ignore_cache_function: bool = False,
+        **kwargs: Any,
+    ) -> Result:
+        """Run the flow here and now.
+
+        Args:
+            components: Stages to run (with all that is nested in them) instead of the whole flow; their inputs are
+                what other stages have published.
+            config: The configuration; default is the open :class:`ConfigContext`, else the pipedag.yaml that is found
+                from the flow's folder upward, else an embedded DuckDB.
+            orchestration_engine: The engine; default is that of the configuration.
+            fail_fast: Raise the first error at once (True), or return a result that has it (False). Default is what
+                the configuration says.
+            ignore_cache_function: Take stored results as valid whatever their cache function returns now.
+            kwargs: Passed on to the engine, which refuses what it does not know.
+
+        Returns:
+            The :class:`Result`.
+
+        Raises:
+            PipedagError: if the run cannot start.
+            Exception: the error of a task, if ``fail_fast``.
+
+        Example:
+            ::
+
+                result = flow.run()
+                df = result.get(task, as_type=pd.DataFrame)
+        """
+        from pipedag_airflow.run.launch import launch
+
+        return launch(
+            self,
+            components,
+            config=config,
+            engine=orchestration_engine,
+            fail_fast=fail_fast,
+            ignore_cache_function=ignore_cache_function,
+            engine_arguments=kwargs,
+        )
+
+    def to_dag(self, **dag_args: Any) -> DAG:
+        """Make the flow's Airflow DAG with arguments of your own, in place of the automatic one.
+
+        Args:
+            dag_args: Arguments of ``airflow.sdk.DAG``, such as ``schedule``; they win over pipedag.yaml.
+
+        Example:
+            ::
+
+                dag = flow.to_dag(schedule="@daily", tags=["sales"])
+        """
+        from pipedag_airflow.provider.registration import to_dag
+
+        return to_dag(self, sys._getframe(1).f_globals, dag_args)
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name}>"
+
+
+def _calling_file() -> Path | None:
+    """Return the file of the code that opened the flow; None where there is none, as in a notebook."""
+    file = sys._getframe(2).f_globals.get("__file__")
+    return Path(file).resolve() if file else None

@@ -1,0 +1,74 @@
+"""The :func:`materialize` decorator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+from pipedag_airflow.core.task import UnboundTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["materialize"]
+
+
+@overload
+def materialize(fn: Callable[..., Any], /) -> UnboundTask: ...
+@overload
+def materialize(
+    *,
+    name: str | None = None,
+    input_type: Any = None,
+    version: str | None = None,
+    cache: Callable[..., Any] | None = None,
+    lazy: bool = False,
+    nout: int = 1,
+) -> Callable[[Callable[..., Any]], UnboundTask]: ...
+def materialize(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    input_type: Any = None,
+    version: str | None = None,
+    cache: Callable[..., Any] | None = None,
+    lazy: bool = False,
+    nout: int = 1,
+) -> Any:
+    """Make a task of a function: its outputs are stored, its inputs are loaded.
+
+    Inputs and outputs may consist of dict, list, tuple, int, float, str, bool, None, date, datetime, time, timedelta,
+    Path, :class:`Table`, :class:`RawSql`, :class:`Blob` and :class:`Stage`.
+
+    Args:
+        fn: The function, where the decorator is used without arguments.
+        name: Name of the task; default is the name of the function.
+        input_type: Type in which tables arrive: ``pandas.DataFrame``, ``polars.DataFrame``, ``polars.LazyFrame`` or
+            ``sqlalchemy.Table``.
+        version: Version of the function. Change it whenever the function changes: the task then runs again. None: the
+            task always runs (unless it is lazy).
+        cache: A function of the same arguments (tables arrive as descriptors) that is called before the task in every
+            run. When its result changes, the task runs again.
+        lazy: The function is called in every run, but a query that it returns is executed only if it changed.
+        nout: Number of objects that the function returns, for unpacking while wiring.
+
+    Returns:
+        An :class:`UnboundTask`, or the decorator that makes one.
+
+    Raises:
+        ValueError: if ``nout`` is not a positive int.
+
+    Example:
+        ::
+
+            @materialize(version="1.0", input_type=pd.DataFrame)
+            def clean(df: pd.DataFrame):
+                return Table(df.dropna(), "clean", primary_key="id")
+    """
+
+    def decorate(function: Callable[..., Any]) -> UnboundTask:
+        return UnboundTask(
+            function, name=name, input_type=input_type, version=version, cache=cache, lazy=lazy, nout=nout
+        )
+
+    return decorate if fn is None else decorate(fn)

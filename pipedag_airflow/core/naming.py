@@ -1,0 +1,54 @@
+"""How names become names: normal form, schema names of generations, generated table names."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["MANGLE_MARK", "generated_name", "generation_schema", "looks_like_generation", "normalise"]
+
+#: A name that ends in these characters gets a unique suffix in their place.
+MANGLE_MARK = "%%"
+
+_GENERATION = re.compile(r"__g\d+$")
+
+
+def normalise(name: str) -> str:
+    """Return the normal form of a stage, table or blob name: names that differ only in case are one name.
+
+    Example:
+        >>> normalise(" Raw/Data ")
+        'raw_data'
+    """
+    return name.casefold().strip().replace("/", "_")
+
+
+def generation_schema(stage: str, generation: int) -> str:
+    """Return the name of the schema that generation ``generation`` of ``stage`` writes to.
+
+    Every attempt has a schema of its own, so a process that outlived its run can hurt nobody.
+
+    Example:
+        >>> generation_schema("clean", 12)
+        'clean__g12'
+    """
+    return f"{stage}__g{generation}"
+
+
+def looks_like_generation(stage: str) -> bool:
+    """Say whether a stage name could be mistaken for the schema of another stage's generation."""
+    return _GENERATION.search(stage) is not None
+
+
+def generated_name(requested: str | None, task: str, suffix: str) -> str:
+    """Return the final name of a table, script or blob.
+
+    Args:
+        requested: The name that the user gave, or None.
+        task: Name of the task that made the object; the base of a name that was not given.
+        suffix: What makes the name unique within the stage.
+    """
+    if requested is None:
+        return normalise(f"{task}_{suffix}")
+    if requested.endswith(MANGLE_MARK):
+        return normalise(requested.removesuffix(MANGLE_MARK) + suffix)
+    return normalise(requested)

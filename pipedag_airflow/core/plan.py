@@ -1,0 +1,226 @@
+"""The compiled form of a flow: plain immutable data that is the same in every process.
+
+Ids are ``stage.task``, a second call of a task in its stage is ``stage.task__2``, the commit of a stage is
+``stage.commit_transaction``. The nodes stand in an order in which they can run.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pipedag_airflow.core.fingerprint import fingerprint
+from pipedag_airflow.core.task import Task, TaskGetItem
+from pipedag_airflow.core.values import dump_identity
+from pipedag_airflow.errors import FlowChangedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.stage import Stage
+
+__all__ = ["BEGIN_TASK", "COMMIT_TASK", "RESERVED_TASKS", "NodeKind", "Plan", "PlanNode", "PlanStage", "compile_plan"]
+
+BEGIN_TASK = "begin_transaction"
+COMMIT_TASK = "commit_transaction"
+RESERVED_TASKS = frozenset({BEGIN_TASK, COMMIT_TASK})
+
+
+class NodeKind(Enum):
+    """What a node of the plan is."""
+
+    TASK = "task"
+    COMMIT = "commit"
+
+
+@attrs.frozen
+class PlanNode:
+    """A task of the user, or the commit of a stage."""
+
+    id: str
+    name: str
+    stage: str
+    kind: NodeKind
+    #: Ids of the tasks whose results are arguments, in the order of first use.
+    inputs: tuple[str, ...]
+    #: Ids of all nodes that must be over before, commits included, in plan order.
+    upstream: tuple[str, ...]
+    #: Where the node stands in the graph: its name, stage, literal arguments and the positions of its inputs.
+    position: str
+
+
+@attrs.frozen
+class PlanStage:
+    """A stage of the plan."""
+
+    name: str
+    parent: str | None
+    #: Ids of the stage's own tasks, without those of nested stages.
+    tasks: tuple[str, ...]
+    commit: str
+    #: Names of the stages whose results the stage's own tasks read, itself left out, sorted.
+    reads: tuple[str, ...]
+
+
+@attrs.frozen
+class Plan:
+    """All nodes and stages of a flow, in an order in which they can run."""
+
+    flow: str
+    stages: tuple[PlanStage, ...]
+    nodes: tuple[PlanNode, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of ids and wiring: two plans of equal fingerprint are the same plan."""
+        return fingerprint(self.flow, *(part for node in self.nodes for part in _signature(node)))
+
+    @cached_property
+    def node_by_id(self) -> dict[str, PlanNode]:
+        """The nodes by their ids."""
+        return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def stage_by_name(self) -> dict[str, PlanStage]:
+        """The stages by their names."""
+        return {stage.name: stage for stage in self.stages}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """For each stage the stages that read it, sorted; itself left out."""
+        found: dict[str, list[str]] = {stage.name: [] for stage in self.stages}
+        for reader in self.stages:
+            for name in reader.reads:
+                found[name].append(reader.name)
+        return {name: tuple(sorted(readers)) for name, readers in found.items()}
+
+    def enclosing(self, stage: str) -> tuple[str, ...]:
+        """Return the stages around a stage, the innermost first."""
+        found = []
+        parent = self.stage_by_name[stage].parent
+        while parent is not None:
+            found.append(parent)
+            parent = self.stage_by_name[parent].parent
+        return tuple(found)
+
+    def is_inside(self, stage: str, other: str) -> bool:
+        """Say whether ``stage`` is nested in ``other``, at any depth."""
+        return other in self.enclosing(stage)
+
+    def check_unchanged(self, fingerprint_of_run: str, ids_of_run: Iterable[str]) -> None:
+        """Compare the plan with the one that a run began with.
+
+        Raises:
+            FlowChangedError: if they differ; the message names the first node that does.
+        """
+        if fingerprint_of_run == self.fingerprint:
+            return
+        before, now = list(ids_of_run), [f"{node.id}@{node.position}" for node in self.nodes]
+        difference = next(
+            (f"{a.split('@')[0]!r} then, {b.split('@')[0]!r} now" for a, b in zip(before, now, strict=False) if a != b),
+            f"{len(before)} nodes then, {len(now)} now",
+        )
+        raise FlowChangedError(
+            f"The flow {self.flow!r} was changed after this run began: the first difference is {difference}. "
+            "A run keeps to the plan that it began with: start a new run."
+        )
+
+
+def _signature(node: PlanNode) -> tuple[str, ...]:
+    return (node.id, node.kind.value, node.position, *node.upstream)
+
+
+def compile_plan(flow: Flow) -> Plan:
+    """Compile a flow whose block was left.
+
+    Every edge leads from an older node to a younger one, so a plan cannot have a cycle.
+
+    Raises:
+        UnsupportedValueError: if an argument of a task is of a type that cannot be stored.
+    """
+    stages = _stages(flow)
+    by_commit = {stage.commit: stage for stage in stages}
+    leaves = _leaves(flow)
+    rank = {node_id: index for index, node_id in enumerate(flow.order)}
+    positions: dict[str, str] = {}
+    nodes = []
+    for node_id in flow.order:
+        if node_id in by_commit:
+            stage = by_commit[node_id]
+            nested = [other.commit for other in stages if other.parent == stage.name]
+            upstream = {*leaves[stage.name], *nested}
+            position = fingerprint("commit", stage.name)
+            kind, name, stage_name = NodeKind.COMMIT, COMMIT_TASK, stage.name
+            inputs: tuple[str, ...] = ()
+        else:
+            task = flow.tasks[node_id]
+            upstream = _upstream(task)
+            position = positions[node_id] = _position(task, positions)
+            kind, name, stage_name = NodeKind.TASK, task.name, task.stage.name
+            inputs = tuple(source.id for source in task.inputs)
+        ordered = tuple(sorted(upstream, key=rank.__getitem__))
+        nodes.append(PlanNode(node_id, name, stage_name, kind, inputs, ordered, position))
+    return Plan(flow.name, stages, tuple(nodes))
+
+
+def _stages(flow: Flow) -> tuple[PlanStage, ...]:
+    return tuple(
+        PlanStage(
+            name=stage.name,
+            parent=stage.parent.name if stage.parent else None,
+            tasks=tuple(task.id for task in stage.tasks),
+            commit=f"{stage.name}.{COMMIT_TASK}",
+            reads=tuple(sorted({source.stage.name for task in stage.tasks for source in task.inputs} - {stage.name})),
+        )
+        for stage in flow.stages.values()
+    )
+
+
+def _leaves(flow: Flow) -> dict[str, set[str]]:
+    """Return for each stage the tasks in it, nested stages included, that no task in it reads."""
+    leaves: dict[str, set[str]] = {name: set() for name in flow.stages}
+    for task in flow.tasks.values():
+        for scope in _scopes(task):
+            leaves[scope].add(task.id)
+    for task in flow.tasks.values():
+        for scope in _scopes(task):
+            leaves[scope].difference_update(source.id for source in task.inputs)
+    return leaves
+
+
+def _scopes(task: Task) -> list[str]:
+    """Return the names of the task's stage and of all stages around it."""
+    scopes = []
+    stage: Stage | None = task.stage
+    while stage is not None:
+        scopes.append(stage.name)
+        stage = stage.parent
+    return scopes
+
+
+def _upstream(task: Task) -> set[str]:
+    """Return the inputs, and the commits of the other stages that they belong to.
+
+    A task of a nested stage reads the open transaction of an enclosing stage, so it does not wait for its commit.
+    """
+    upstream = {source.id for source in task.inputs}
+    for source in task.inputs:
+        if source.stage is not task.stage and not task.stage.is_inside(source.stage):
+            upstream.add(f"{source.stage.name}.{COMMIT_TASK}")
+    return upstream
+
+
+def _position(task: Task, positions: dict[str, str]) -> str:
+    def reference(value: Any, where: str) -> Any:
+        if isinstance(value, Task):
+            return {"$": "task", "v": positions[value.id]}
+        if isinstance(value, TaskGetItem):
+            return {"$": "item", "v": positions[value.task.id], "keys": [repr(key) for key in value.keys]}
+        return NotImplemented
+
+    where = f"An argument of task {task.id!r} of flow {task.flow.name!r}:"
+    return fingerprint(task.name, task.stage.name, dump_identity(task.bound.arguments, where, reference))

@@ -1,0 +1,185 @@
+"""Tasks: the decorated function, one call of it in a flow, and a reference into its result."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from pipedag_airflow.core import definition
+from pipedag_airflow.core.containers import Blob, RawSql, Table
+from pipedag_airflow.core.values import deep_map
+from pipedag_airflow.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.stage import Stage
+
+__all__ = ["Task", "TaskGetItem", "UnboundTask", "running_task"]
+
+#: The task whose function is being called in this context.
+running_task: ContextVar[Task | None] = ContextVar("running_task", default=None)
+
+
+class UnboundTask:
+    """What :func:`materialize` makes of a function: calling it within a stage adds a task to the flow.
+
+    Outside of a flow, and within a running task, a call runs the plain function and returns its plain result:
+    tables and blobs unwrapped.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        input_type: Any = None,
+        version: str | None = None,
+        cache: Callable[..., Any] | None = None,
+        lazy: bool = False,
+        nout: int = 1,
+    ) -> None:
+        if not callable(fn):
+            raise TypeError(f"@materialize decorates a function, not {fn!r}")
+        if type(nout) is not int or nout < 1:
+            raise ValueError(f"nout is the number of objects that a task returns, an int of at least 1, not {nout!r}")
+        self.fn = fn
+        self.name = name or str(getattr(fn, "__name__", type(fn).__name__))
+        self.input_type = input_type
+        self.version = version
+        self.cache = cache
+        self.lazy = lazy
+        self.nout = nout
+        self.signature = inspect.signature(fn)
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a task to the open stage, or run the function if no flow is open.
+
+        Raises:
+            TypeError: if the arguments do not fit the function.
+            StageError: if a flow is open, but no stage.
+        """
+        flow, stage = definition.current_flow(), definition.current_stage()
+        if flow is None:
+            return self._run_plain(*args, **kwargs)
+        if stage is None:
+            raise StageError(
+                f"The task {self.name!r} is called within the flow {flow.name!r}, but outside of a stage. "
+                'Call it within "with Stage(...):".'
+            )
+        try:
+            bound = self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"Task {self.name!r} in stage {stage.name!r} of flow {flow.name!r}: {error}") from None
+        # An omitted default and the same value given are one call: they share a result.
+        bound.apply_defaults()
+        return flow.add_task(Task(self, flow, stage, bound))
+
+    def _run_plain(self, *args: Any, **kwargs: Any) -> Any:
+        outer = running_task.get()
+        if outer is not None:
+            ours, theirs = self.input_type, outer.unbound.input_type
+            if ours is not None and theirs is not None and ours != theirs:
+                raise RuntimeError(
+                    f"Task {outer.name!r} (input_type {theirs!r}) calls task {self.name!r}, whose input_type is "
+                    f"{ours!r}: tables were loaded for the calling task. Give both the same input_type."
+                )
+        return deep_map(self.fn(*args, **kwargs), _unwrap)
+
+    def __repr__(self) -> str:
+        return f"<UnboundTask {self.name}>"
+
+
+def _unwrap(value: Any) -> Any:
+    if isinstance(value, (Table, Blob)):
+        return value.obj
+    if isinstance(value, RawSql):
+        return value.sql
+    return value
+
+
+class Task:
+    """One call of a task in a flow.
+
+    ``task[key]`` refers to an element of its result; with ``nout`` the task can be unpacked.
+    """
+
+    def __init__(self, unbound: UnboundTask, flow: Flow, stage: Stage, bound: inspect.BoundArguments) -> None:
+        self.unbound = unbound
+        self.flow = flow
+        self.stage = stage
+        self.bound = bound
+        #: Stable id in the plan, ``stage.task``; given by the flow.
+        self.id = ""
+        self.inputs = _referenced_tasks(bound.arguments)
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return self.unbound.name
+
+    @property
+    def nout(self) -> int:
+        """The number of objects that the task returns."""
+        return self.unbound.nout
+
+    def __getitem__(self, key: Any) -> TaskGetItem:
+        """Refer to one element of the task's result."""
+        return TaskGetItem(self, (key,))
+
+    def __iter__(self) -> Iterator[TaskGetItem]:
+        """Refer to each of the ``nout`` objects that the task returns."""
+        return (self[index] for index in range(self.nout))
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id or self.name}>"
+
+
+class TaskGetItem:
+    """A reference to a part of a task's result, such as ``task["a"][0]``."""
+
+    def __init__(self, task: Task, keys: tuple[Any, ...]) -> None:
+        self.task = task
+        self.keys = keys
+
+    def __getitem__(self, key: Any) -> TaskGetItem:
+        """Refer to a part of the part."""
+        return TaskGetItem(self.task, (*self.keys, key))
+
+    # Without this, Python would iterate by asking for 0, 1, 2 … without end.
+    __iter__ = None
+
+    def pick(self, value: Any) -> Any:
+        """Return the part of the task's actual result that the reference means.
+
+        Raises:
+            TypeError: if an intermediate value is None.
+            KeyError: if the result has no such part; also IndexError.
+        """
+        for key in self.keys:
+            if value is None:
+                raise TypeError(f"{self!r}: the value before [{key!r}] is None")
+            value = value[key]
+        return value
+
+    def __repr__(self) -> str:
+        return f"<{self.task.id or self.task.name}{''.join(f'[{key!r}]' for key in self.keys)}>"
+
+
+def _referenced_tasks(arguments: Any) -> tuple[Task, ...]:
+    """Return the distinct tasks that stand in the arguments, in the order of their first use."""
+    found: dict[Task, None] = {}
+
+    def note(value: Any) -> Any:
+        if isinstance(value, Task):
+            found[value] = None
+        elif isinstance(value, TaskGetItem):
+            found[value.task] = None
+        return value
+
+    deep_map(dict(arguments), note)
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""The Airflow side: a plan becomes a DAG, a step an operator."""

@@ -1,0 +1,133 @@
+"""What every step of a run knows: flow, plan, configuration, and who runs it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from pipedag_airflow.core.stage import current_schemas
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipedag_airflow.backend.blob import BlobStore
+    from pipedag_airflow.backend.lock import Lease, LockManager, Owner
+    from pipedag_airflow.backend.table.sql.store import SQLTableStore
+    from pipedag_airflow.config import ConfigContext
+    from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.plan import Plan
+
+__all__ = ["RunSession"]
+
+
+def _never(lease: Lease) -> bool:
+    del lease
+    return False
+
+
+@attrs.define(slots=False)
+class RunSession:
+    """One run of a flow, as one of its processes sees it.
+
+    Args:
+        flow: The flow, as this process imported it.
+        config: The configuration.
+        owner: Who runs; its ``run_id`` is the orchestrator's own id in full.
+        engine: Name of the engine, for the records.
+        ignore_cache_function: Take results as valid whatever their cache functions return.
+        is_over: Says whether the run that holds a lease has ended, so that its lease may be taken over.
+    """
+
+    flow: Flow
+    config: ConfigContext
+    owner: Owner
+    engine: str
+    ignore_cache_function: bool = False
+    is_over: Callable[[Lease], bool] = _never
+
+    @property
+    def run_id(self) -> str:
+        """The orchestrator's id of the run."""
+        return self.owner.run_id
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the flow."""
+        return self.flow.plan()
+
+    @property
+    def store(self) -> SQLTableStore:
+        """The table store."""
+        store: SQLTableStore = self.config.table_store
+        return store
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The blob store."""
+        blobs: BlobStore = self.config.blob_store
+        return blobs
+
+    @property
+    def locks(self) -> LockManager:
+        """The lock manager."""
+        locks: LockManager = self.config.lock_manager
+        return locks
+
+    @property
+    def lease_seconds(self) -> float:
+        """For how long a lease is valid after it was last renewed."""
+        return float(self.config.lease_seconds)
+
+    @cached_property
+    def identity_names(self) -> dict[str, str]:
+        """The name under which each node's results are looked up.
+
+        It is the name of the task, made distinct where different functions of a stage share one, so that neither ever
+        gets the other's result.
+        """
+        functions: dict[tuple[str, str], list[Any]] = {}
+        names = {}
+        for node_id, task in self.flow.tasks.items():
+            known = functions.setdefault((task.stage.name, task.name), [])
+            if task.unbound not in known:
+                known.append(task.unbound)
+            index = known.index(task.unbound)
+            names[node_id] = task.name if index == 0 else f"{task.name}#{index + 1}"
+        return names
+
+    @contextmanager
+    def stage_schemas(self, generations: dict[str, int]) -> Iterator[None]:
+        """Answer ``stage.current_name`` within the block.
+
+        Args:
+            generations: The open generation of each stage that this run has open.
+        """
+
+        def lookup(stage: str) -> tuple[str, str]:
+            shown = self.store.schema(stage)
+            if stage not in generations:
+                return shown, shown
+            transaction = self.store.generation_schema(stage, generations[stage])
+            return transaction, transaction
+
+        token = current_schemas.set(lookup)
+        try:
+            yield
+        finally:
+            current_schemas.reset(token)
+
+    @contextmanager
+    def holding(self, stage: str) -> Iterator[None]:
+        """Hold the stage's lease within the block, renewing it all the while.
+
+        Raises:
+            StageBusyError: if another run holds it.
+            StaleRunError: at the end of the block, if the lease was lost meanwhile.
+        """
+        seconds = self.lease_seconds
+        self.locks.acquire(stage, self.owner, seconds=seconds, is_over=self.is_over)
+        with self.locks.keep_alive(stage, self.owner, seconds=seconds):
+            yield

@@ -1,0 +1,555 @@
+"""What every lock manager must do.
+
+class TestMyLockManager(LockManagerSuite):
+@pytest.fixture
+def make_manager(self, tmp_path):
+return functools.partial(MyLockManager, tmp_path)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+
+from pipedag_airflow.backend.lock import Lease, LockManager, LockState, Owner
+from pipedag_airflow.backend.lock.process import process_started
+from pipedag_airflow.errors import LockError, StageBusyError, StaleRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["Clock", "LockManagerSuite", "run_lock_commands"]
+
+_PATIENCE = 60.0  # seconds; only how long a broken manager takes to fail
+
+
+class Clock:
+    """A clock that tests move.
+
+    Args:
+        now: The present time.
+    """
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """Give the present time."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass.
+
+        Args:
+            seconds: How much.
+        """
+        self.now += seconds
+
+
+def run_lock_commands(make_manager: Callable[..., LockManager], pipe: Connection) -> None:
+    """Use a lock manager in another process, as the test says.
+
+    Args:
+        make_manager: Makes the manager.
+        pipe: Gives tuples of a method's name and its arguments; takes the result, or the error's class and text.
+    """
+    manager = make_manager()
+    while True:
+        name, args, options = pipe.recv()
+        try:
+            pipe.send((None, getattr(manager, name)(*args, **options)))
+        except LockError as error:
+            pipe.send((type(error), str(error)))
+
+
+class _Remote:
+    """A lock manager in another process."""
+
+    def __init__(self, make_manager: Callable[..., LockManager]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=run_lock_commands, args=(make_manager, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def send(self, name: str, *args: Any, **options: Any) -> None:
+        self._pipe.send((name, args, options))
+
+    def result(self) -> Any:
+        assert self._pipe.poll(_PATIENCE), "the other process does not answer"
+        kind, value = self._pipe.recv()
+        if kind is not None:
+            raise kind(value)
+        return value
+
+    def call(self, name: str, *args: Any, **options: Any) -> Any:
+        self.send(name, *args, **options)
+        return self.result()
+
+    def owner(self, run_id: str) -> Owner:
+        """The session form, as the other process would give it."""
+        assert self.process.pid is not None
+        mine = Owner.this_process(run_id)
+        return Owner(run_id, mine.host, self.process.pid, process_started(self.process.pid), mine.pid_space)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(_PATIENCE)
+        self._pipe.close()
+
+
+class LockManagerSuite:
+    """Tests of one lock manager.
+
+    A manager with ``guards = False`` is only held to granting everything.
+    """
+
+    injectable_clock: ClassVar[bool] = True
+    """Whether ``make_manager`` takes ``clock=``. Otherwise the tests that let time pass are skipped."""
+
+    separate_processes: ClassVar[bool] = True
+    """Whether ``make_manager`` can be pickled and gives managers of the same leases in other processes."""
+
+    @pytest.fixture
+    def make_manager(self) -> Callable[..., LockManager]:
+        """Give a callable that makes a manager; all managers of one test share their leases. To be overridden."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        """The clock of the test's managers."""
+        return Clock()
+
+    @pytest.fixture
+    def manager(self, make_manager: Callable[..., LockManager], clock: Clock) -> Iterator[LockManager]:
+        """A manager."""
+        manager = make_manager(clock=clock) if self.injectable_clock else make_manager()
+        yield manager
+        manager.dispose()
+
+    @pytest.fixture
+    def other(self, make_manager: Callable[..., LockManager], clock: Clock) -> Iterator[LockManager]:
+        """Another manager of the same leases, as another process would have it."""
+        manager = make_manager(clock=clock) if self.injectable_clock else make_manager()
+        yield manager
+        manager.dispose()
+
+    @pytest.fixture
+    def remotes(self, make_manager: Callable[..., LockManager]) -> Iterator[Callable[[], _Remote]]:
+        """Give a callable that starts a process with a manager of the same leases."""
+        if not self.separate_processes:
+            pytest.skip("the manager says that its leases live in one process")
+        started: list[_Remote] = []
+
+        def start() -> _Remote:
+            started.append(_Remote(make_manager))
+            return started[-1]
+
+        yield start
+        for remote in started:
+            with contextlib.suppress(OSError):
+                remote.kill()
+
+    @pytest.fixture
+    def real_time(self, make_manager: Callable[..., LockManager]) -> Iterator[LockManager]:
+        """A manager with its own clock, as those of other processes have."""
+        manager = make_manager()
+        yield manager
+        manager.dispose()
+
+    def _needs_guards(self, manager: LockManager) -> None:
+        if not manager.guards:
+            pytest.skip("the manager says that it guards nothing")
+
+    def _needs_clock(self, manager: LockManager) -> None:
+        self._needs_guards(manager)
+        if not self.injectable_clock:
+            pytest.skip("the manager's clock cannot be moved")
+
+    def test_a_free_stage_is_granted(self, manager: LockManager, clock: Clock) -> None:
+        """The lease says who has the stage and until when."""
+        owner = Owner.of_run("airflow:d/r1")
+        lease = manager.acquire("s", owner, seconds=30)
+        assert (lease.stage, lease.owner) == ("s", owner)
+        assert lease.since == lease.heartbeat
+        assert lease.expires == pytest.approx(lease.heartbeat + 30)
+        if self.injectable_clock:
+            assert lease.since == clock.now
+        assert manager.state("s", owner) is LockState.LOCKED
+
+    def test_a_manager_without_guards_grants_everything(self, manager: LockManager, other: LockManager) -> None:
+        """Nobody is ever refused, and nothing fails."""
+        if manager.guards:
+            pytest.skip("the manager guards")
+        one, two = Owner.of_run("r1"), Owner.of_run("r2")
+        assert manager.acquire("s", one, seconds=30).owner == one
+        assert other.acquire("s", two, seconds=30).owner == two
+        assert manager.renew("s", one, seconds=30).owner == one
+        assert manager.state("s", one) is other.state("s", two) is LockState.LOCKED
+        assert manager.release("s", one)
+        manager.withdraw("s", one)
+        assert manager.holder("s") is None
+        assert not manager.leases()
+        assert not manager.release_run("r2")
+
+    def test_the_same_run_may_acquire_again(self, manager: LockManager, other: LockManager) -> None:
+        """A begin that runs twice gets the same lease, also from another process of the run."""
+        self._needs_guards(manager)
+        first = manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        again = other.acquire("s", Owner.of_run("r1"), seconds=60)
+        assert again.token == first.token
+        assert again.since == first.since
+        assert again.expires > first.expires
+        assert manager.holder("s") == again
+
+    def test_a_second_run_is_refused(self, manager: LockManager, other: LockManager) -> None:
+        """The message names the holder, since when, and what to do."""
+        self._needs_guards(manager)
+        lease = manager.acquire("s", Owner.this_process("local:first"), seconds=30)
+        with pytest.raises(StageBusyError) as caught:
+            other.acquire("s", Owner.of_run("airflow:d/second"), seconds=30)
+        message = str(caught.value)
+        for part in ("'s'", "local:first", socket.gethostname(), str(os.getpid()), "heartbeat", "airflow:d/second"):
+            assert part in message
+        assert "if that run is gone" in message
+        assert other.holder("s") == lease
+
+    def test_stages_are_independent(self, manager: LockManager, other: LockManager) -> None:
+        """Two runs may have two stages."""
+        self._needs_guards(manager)
+        manager.acquire("a", Owner.of_run("r1"), seconds=30)
+        other.acquire("b", Owner.of_run("r2"), seconds=30)
+        assert [(lease.stage, lease.owner.run_id) for lease in manager.leases()] == [("a", "r1"), ("b", "r2")]
+
+    def test_a_released_stage_goes_to_the_next_run(self, manager: LockManager, other: LockManager) -> None:
+        """And its token is larger."""
+        self._needs_guards(manager)
+        first = manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        assert manager.release("s", Owner.of_run("r1"))
+        assert other.holder("s") is None
+        assert other.acquire("s", Owner.of_run("r2"), seconds=30).token > first.token
+
+    def test_releasing_is_idempotent_and_leaves_others_alone(self, manager: LockManager, other: LockManager) -> None:
+        """What is not ours stays, and is no error."""
+        self._needs_guards(manager)
+        assert not manager.release("s", Owner.of_run("r1"))
+        manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        assert not other.release("s", Owner.of_run("r2"))
+        assert manager.release("s", Owner.of_run("r1"))
+        assert not manager.release("s", Owner.of_run("r1"))
+
+    def test_a_lease_of_another_run_cannot_be_renewed(self, manager: LockManager, other: LockManager) -> None:
+        """The message names who holds the stage now."""
+        self._needs_guards(manager)
+        manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        with pytest.raises(StaleRunError, match="r1"):
+            other.renew("s", Owner.of_run("r2"), seconds=30)
+
+    def test_a_released_lease_cannot_be_renewed(self, manager: LockManager) -> None:
+        """A heartbeat that comes late does not take the stage again."""
+        self._needs_guards(manager)
+        manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        manager.release("s", Owner.of_run("r1"))
+        with pytest.raises(StaleRunError, match="nobody"):
+            manager.renew("s", Owner.of_run("r1"), seconds=30)
+        assert manager.holder("s") is None
+
+    def test_renewing_extends_and_keeps_the_holder(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """Any process of the run may renew; the session's process stays the one that acquired."""
+        self._needs_clock(manager)
+        session = Owner.this_process("r1")
+        first = manager.acquire("s", session, seconds=30)
+        clock.advance(20)
+        renewed = other.renew("s", Owner.of_run("r1"), seconds=30)
+        assert renewed.owner == session
+        assert (renewed.since, renewed.token) == (first.since, first.token)
+        assert (renewed.heartbeat, renewed.expires) == (clock.now, clock.now + 30)
+
+    def test_a_run_that_is_over_loses_its_stage(self, manager: LockManager, other: LockManager) -> None:
+        """``is_over`` is asked about the lease; the loser is told at its next renewal."""
+        self._needs_guards(manager)
+        lease = manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        asked: list[Lease] = []
+
+        def is_over(other_lease: Lease) -> bool:
+            asked.append(other_lease)
+            return True
+
+        taken = other.acquire("s", Owner.of_run("r2"), seconds=30, is_over=is_over)
+        assert asked == [lease]
+        assert taken.token > lease.token
+        assert manager.state("s", Owner.of_run("r1")) is LockState.INVALID
+        with pytest.raises(StaleRunError, match="r2"):
+            manager.renew("s", Owner.of_run("r1"), seconds=30)
+
+    def test_is_over_is_asked_about_other_runs_only(self, manager: LockManager) -> None:
+        """Not about a free stage, and not about our own."""
+        self._needs_guards(manager)
+
+        def is_over(lease: Lease) -> bool:
+            raise AssertionError(lease)
+
+        manager.acquire("s", Owner.of_run("r1"), seconds=30, is_over=is_over)
+        manager.acquire("s", Owner.of_run("r1"), seconds=30, is_over=is_over)
+
+    def test_an_expired_lease_of_a_living_run_is_kept(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """The run is slow, not dead; it may still renew."""
+        self._needs_clock(manager)
+        manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        clock.advance(10_000)
+        with pytest.raises(StageBusyError):
+            other.acquire("s", Owner.of_run("r2"), seconds=30)
+        assert manager.state("s", Owner.of_run("r1")) is LockState.UNCERTAIN
+        assert manager.renew("s", Owner.of_run("r1"), seconds=30).expires == clock.now + 30
+        assert manager.state("s", Owner.of_run("r1")) is LockState.LOCKED
+
+    def test_an_expired_session_of_this_host_is_kept_while_its_process_lives(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """We can see that it lives."""
+        self._needs_clock(manager)
+        manager.acquire("s", Owner.this_process("r1"), seconds=30)
+        clock.advance(10_000)
+        with pytest.raises(StageBusyError):
+            other.acquire("s", Owner.of_run("r2"), seconds=30)
+
+    def test_a_session_of_another_host_is_taken_over_when_it_expired(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """Its process cannot be seen from here, so time decides, and only when it is up."""
+        self._needs_clock(manager)
+        manager.acquire("s", Owner("r1", "elsewhere.invalid", 1, 1.0), seconds=30)
+        clock.advance(30)
+        with pytest.raises(StageBusyError):
+            other.acquire("s", Owner.of_run("r2"), seconds=30)
+        clock.advance(1)
+        assert other.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
+
+    def test_a_process_id_that_was_given_out_again_is_not_the_holder(
+        self, manager: LockManager, other: LockManager
+    ) -> None:
+        """The start time tells them apart."""
+        self._needs_guards(manager)
+        us = Owner.this_process("r1")
+        if us.process_started is None:
+            pytest.skip("this system does not tell when a process started")
+        manager.acquire("s", Owner("r1", us.host, us.pid, us.process_started - 1, us.pid_space), seconds=30)
+        assert other.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
+
+    def test_whoever_waited_first_comes_first(self, manager: LockManager, other: LockManager) -> None:
+        """A later caller is refused although the stage is free."""
+        self._needs_guards(manager)
+        one, two, three = (Owner.of_run(name) for name in ("r1", "r2", "r3"))
+        manager.acquire("s", one, seconds=30)
+        for waiting in (two, three):
+            with pytest.raises(StageBusyError):
+                other.acquire("s", waiting, seconds=30)
+        manager.release("s", one)
+        with pytest.raises(StageBusyError, match="r2"):
+            manager.acquire("s", three, seconds=30)
+        with pytest.raises(StageBusyError, match="r2"):
+            manager.acquire("s", one, seconds=30)
+        assert other.acquire("s", two, seconds=30).owner == two
+        other.release("s", two)
+        assert manager.acquire("s", three, seconds=30).owner == three
+
+    def test_whoever_withdraws_is_not_waited_for(self, manager: LockManager, other: LockManager) -> None:
+        """The next one comes at once."""
+        self._needs_guards(manager)
+        one, two, three = (Owner.of_run(name) for name in ("r1", "r2", "r3"))
+        manager.acquire("s", one, seconds=30)
+        with pytest.raises(StageBusyError):
+            other.acquire("s", two, seconds=30)
+        manager.release("s", one)
+        other.withdraw("s", two)
+        assert other.acquire("s", three, seconds=30).owner == three
+
+    def test_whoever_stops_asking_is_not_waited_for(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """A ticket counts for ten seconds after the last try; asking again keeps its place."""
+        self._needs_clock(manager)
+        one, two, three = (Owner.of_run(name) for name in ("r1", "r2", "r3"))
+        manager.acquire("s", one, seconds=300)
+        for _ in range(3):
+            with pytest.raises(StageBusyError):
+                other.acquire("s", two, seconds=30)
+            clock.advance(9)
+        manager.release("s", one)
+        with pytest.raises(StageBusyError, match="r2"):
+            manager.acquire("s", three, seconds=30)
+        clock.advance(2)
+        assert manager.acquire("s", three, seconds=30).owner == three
+
+    def test_a_run_that_is_over_is_taken_over_in_order(self, manager: LockManager, other: LockManager) -> None:
+        """Knowing that the holder ended is no way around the queue."""
+        self._needs_guards(manager)
+        manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        with pytest.raises(StageBusyError):
+            other.acquire("s", Owner.of_run("r2"), seconds=30)
+        with pytest.raises(StageBusyError, match="r2"):
+            other.acquire("s", Owner.of_run("r3"), seconds=30, is_over=lambda lease: lease.owner.run_id == "r1")
+
+    def test_a_run_can_give_back_everything(self, manager: LockManager, other: LockManager) -> None:
+        """All its stages and its places in queues; nobody else's."""
+        self._needs_guards(manager)
+        for stage in ("b", "a"):
+            manager.acquire(stage, Owner.of_run("r1"), seconds=30)
+        other.acquire("c", Owner.of_run("r2"), seconds=30)
+        with pytest.raises(StageBusyError):
+            manager.acquire("c", Owner.of_run("r1"), seconds=30)
+        assert other.release_run("r1") == ["a", "b"]
+        assert other.release_run("r1") == []
+        assert [lease.stage for lease in manager.leases()] == ["c"]
+        other.release("c", Owner.of_run("r2"))
+        other.acquire("c", Owner.of_run("r3"), seconds=30)
+
+    def test_the_states_of_a_stage(self, manager: LockManager, other: LockManager, clock: Clock) -> None:
+        """UNLOCKED, LOCKED, UNCERTAIN, INVALID."""
+        self._needs_clock(manager)
+        one, two = Owner.of_run("r1"), Owner.of_run("r2")
+        assert manager.state("s", one) is LockState.UNLOCKED
+        manager.acquire("s", one, seconds=30)
+        assert manager.state("s", one) is LockState.LOCKED
+        assert other.state("s", two) is LockState.INVALID
+        clock.advance(31)
+        assert manager.state("s", one) is LockState.UNCERTAIN
+        manager.release("s", one)
+        assert manager.state("s", one) is other.state("s", two) is LockState.UNLOCKED
+
+    def test_listeners_are_told_and_a_lost_stage_stays_lost(self, manager: LockManager, other: LockManager) -> None:
+        """INVALID never becomes LOCKED again, even when the other run is done; a new acquisition is a new life."""
+        self._needs_guards(manager)
+        one, two = Owner.of_run("r1"), Owner.of_run("r2")
+        told: list[tuple[str, LockState, LockState]] = []
+
+        def listener(stage: str, old: LockState, new: LockState) -> None:
+            told.append((stage, old, new))
+
+        manager.add_listener(listener)
+        manager.acquire("s", one, seconds=30)
+        other.acquire("s", two, seconds=30, is_over=lambda lease: True)
+        with pytest.raises(StaleRunError):
+            manager.renew("s", one, seconds=30)
+        other.release("s", two)
+        assert manager.state("s", one) is LockState.INVALID
+        locked, invalid, unlocked = LockState.LOCKED, LockState.INVALID, LockState.UNLOCKED
+        assert told == [("s", unlocked, locked), ("s", locked, invalid)]
+        told.clear()
+        manager.acquire("s", one, seconds=30)
+        manager.renew("s", one, seconds=30)
+        manager.release("s", one)
+        assert told == [("s", unlocked, locked), ("s", locked, unlocked)]
+        manager.remove_listener(listener)
+        manager.acquire("s", one, seconds=30)
+        assert len(told) == 2
+
+    def test_a_heartbeat_renews_in_the_background(self, make_manager: Callable[..., LockManager]) -> None:
+        """Until the block ends."""
+        manager = make_manager()
+        self._needs_guards(manager)
+        owner = Owner.of_run("r1")
+        first = manager.acquire("s", owner, seconds=0.3)
+        with manager.keep_alive("s", owner, seconds=0.3) as alive:
+            _until(lambda: _heartbeat(manager) > first.heartbeat)
+            second = _heartbeat(manager)
+            _until(lambda: _heartbeat(manager) > second)
+            alive.check()
+        assert not [thread for thread in threading.enumerate() if thread.name == "pipedag-lease-s"]
+
+    def test_a_heartbeat_notices_that_the_stage_was_lost(self, make_manager: Callable[..., LockManager]) -> None:
+        """It remembers the error for whoever works, and tells the listeners."""
+        manager, other = make_manager(), make_manager()
+        self._needs_guards(manager)
+        owner = Owner.of_run("r1")
+        lost = threading.Event()
+        manager.add_listener(lambda _stage, _old, new: lost.set() if new is LockState.INVALID else None)
+        manager.acquire("s", owner, seconds=0.3)
+        with manager.keep_alive("s", owner, seconds=0.3) as alive:
+            other.acquire("s", Owner.of_run("r2"), seconds=30, is_over=lambda lease: True)
+            assert lost.wait(_PATIENCE)
+            _until(lambda: alive.lost)
+            with pytest.raises(StaleRunError, match="r2"):
+                alive.check()
+        with pytest.raises(StaleRunError, match="r2"):
+            manager.keep_alive("s", owner, seconds=30).__enter__()
+
+    @pytest.mark.parametrize("stage", ["a b", "Größe/λ", "..", "a%2Fb", "x" * 300, "UPPER", '<>:"|?*'])
+    def test_a_stage_may_have_any_name(self, manager: LockManager, other: LockManager, stage: str) -> None:
+        """The name comes back as it was."""
+        self._needs_guards(manager)
+        manager.acquire(stage, Owner.of_run("airflow:däg/r 1"), seconds=30)
+        assert [lease.stage for lease in other.leases()] == [stage]
+        assert other.release_run("airflow:däg/r 1") == [stage]
+
+    def test_a_killed_holder_frees_its_stage(self, real_time: LockManager, remotes: Callable[[], _Remote]) -> None:
+        """SIGKILL of the session's process; no waiting for the lease to expire."""
+        manager = real_time
+        self._needs_guards(manager)
+        remote = remotes()
+        remote.call("acquire", "s", remote.owner("r1"), seconds=3600)
+        with pytest.raises(StageBusyError):
+            manager.acquire("s", Owner.of_run("r2"), seconds=30)
+        remote.kill()
+        assert manager.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
+
+    def test_a_killed_waiter_is_skipped_at_once(self, real_time: LockManager, remotes: Callable[[], _Remote]) -> None:
+        """SIGKILL of a session that waits."""
+        manager = real_time
+        self._needs_guards(manager)
+        manager.acquire("s", Owner.of_run("r1"), seconds=3600)
+        remote = remotes()
+        with pytest.raises(StageBusyError):
+            remote.call("acquire", "s", remote.owner("r2"), seconds=30)
+        manager.release("s", Owner.of_run("r1"))
+        with pytest.raises(StageBusyError, match="r2"):
+            manager.acquire("s", Owner.of_run("r3"), seconds=30)
+        remote.kill()
+        assert manager.acquire("s", Owner.of_run("r3"), seconds=30).owner.run_id == "r3"
+
+    def test_of_many_processes_one_gets_the_stage(self, real_time: LockManager, remotes: Callable[[], _Remote]) -> None:
+        """All ask at once, several times; tokens only grow."""
+        manager = real_time
+        self._needs_guards(manager)
+        processes = [remotes() for _ in range(4)]
+        tokens = []
+        for turn in range(5):
+            runs = [f"r{turn}.{number}" for number in range(len(processes))]
+            for remote, run in zip(processes, runs, strict=True):
+                remote.send("acquire", "s", Owner.of_run(run), seconds=30)
+            granted = []
+            for remote in processes:
+                with contextlib.suppress(StageBusyError):
+                    granted.append(remote.result())
+            assert len(granted) == 1
+            tokens.append(granted[0].token)
+            for run in runs:
+                manager.release_run(run)
+        assert tokens == sorted(set(tokens))
+
+
+def _heartbeat(manager: LockManager) -> float:
+    lease = manager.holder("s")
+    assert lease is not None
+    return lease.heartbeat
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    tick = threading.Event()
+    for _ in range(int(_PATIENCE / 0.01)):
+        if condition():
+            return
+        tick.wait(0.01)
+    pytest.fail("the condition never came true")
