@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Decision", "Identity", "Reason", "identify", "why_different"]
 
 _SHOWN = 120
+_CONTAINERS = {"table": "table", "rawsql": "SQL script", "blob": "blob"}
 
 
 class Reason(StrEnum):
@@ -94,7 +95,7 @@ def identify(
     Raises:
         UnsupportedValueError: if an argument, or the result of the cache function, cannot be stored.
     """
-    inputs = {key: dump_identity(value, f"Argument {key!r} of {where}") for key, value in arguments.items()}
+    inputs = {key: dump_identity(value, f"{where}: argument {key}") for key, value in arguments.items()}
     hashed = fingerprint(*(part for item in sorted(inputs.items()) for part in item))
     if cache_function_hash is None:
         cache_function_hash = hash_cache_function(task, arguments, where)
@@ -139,21 +140,19 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterable[str]
 def _change(before: str | None, now: str | None) -> str:
     if before is None or now is None:
         return "is new" if before is None else "is gone"
-    then, present = _stored_in(before), _stored_in(now)
-    if then is not None and then == present:
-        return f"the {then} was made anew"
-    return f"{before} is now {now}"
+    then, present = _readable(before), _readable(now)
+    # Different texts that read the same are one table with another cache key.
+    return f"{then} was made anew" if then == present else f"{then} is now {present}"
 
 
-def _stored_in(text: str) -> str | None:
-    """Describe an argument that is one table, script or blob; None for all others."""
+def _readable(text: str) -> str:
+    """Return an argument's identity as it is, but describe a table, script or blob."""
     try:
         value = json.loads(text)
     except ValueError:  # cut off
-        return None
-    if not isinstance(value, dict) or value.get("$") not in ("table", "rawsql", "blob"):
-        return None
-    return f"{value['$']} from stage {value['stage']!r}"
+        return text
+    kind = _CONTAINERS.get(value.get("$")) if isinstance(value, dict) else None
+    return text if kind is None else f"the {kind} from stage {value['stage']!r}"
 
 
 def _shortened(text: str) -> str:

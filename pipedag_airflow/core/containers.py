@@ -6,7 +6,7 @@ object that knows its ``stage``, its ``generation`` and its ``cache_key``, the i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.naming import normalise
@@ -78,21 +78,30 @@ class Table(Stored, Generic[T]):
     ) -> None:
         self.obj = obj
         self.name = _checked_name("table", name)
-        self.primary_key = [primary_key] if isinstance(primary_key, str) else primary_key
+        self.primary_key = _checked_primary_key(primary_key)
         self.indexes = _checked_indexes(indexes)
         self.type_map = type_map
         self.materialization_details = materialization_details
 
 
+def _checked_primary_key(primary_key: str | list[str] | None) -> list[str] | None:
+    if primary_key is None or _are_columns(primary_key):
+        return primary_key
+    if isinstance(primary_key, str):
+        return [primary_key]
+    raise TypeError(f"primary_key is the name of a column or a list of names, not {primary_key!r}")
+
+
 def _checked_indexes(indexes: list[list[str]] | None) -> list[list[str]] | None:
     if indexes is None:
         return None
-    well_formed = isinstance(indexes, list) and all(
-        isinstance(index, list) and all(isinstance(column, str) for column in index) for index in indexes
-    )
-    if not well_formed:
+    if not (isinstance(indexes, list) and all(map(_are_columns, indexes))):
         raise TypeError(f'indexes is a list of lists of column names, such as [["a"], ["a", "b"]], not {indexes!r}')
     return indexes
+
+
+def _are_columns(names: Any) -> TypeGuard[list[str]]:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 class RawSql(Stored):
@@ -106,6 +115,9 @@ class RawSql(Stored):
         name: Name of the script in its stage, formed like that of a :class:`Table`.
         separator: What separates the statements; separators within strings and comments do not count.
 
+    Raises:
+        TypeError: if the name or the separator has the wrong form.
+
     Example:
         A stored script gives its tables by name::
 
@@ -116,6 +128,8 @@ class RawSql(Stored):
     def __init__(self, sql: str | None = None, name: str | None = None, separator: str = ";") -> None:
         self.sql = sql
         self.name = _checked_name("raw SQL script", name)
+        if not (isinstance(separator, str) and separator):
+            raise TypeError(f"The separator of a raw SQL script is a string that is not empty, not {separator!r}")
         self.separator = separator
         #: Names of the tables and views that the script made, sorted; known once it has run.
         self.table_names: list[str] = []
@@ -127,7 +141,7 @@ class RawSql(Stored):
 
     def __contains__(self, table_name: object) -> bool:
         """Say whether the script made a table of that name."""
-        return isinstance(table_name, str) and self._find(table_name) is not None
+        return self._find(table_name) is not None
 
     def __getitem__(self, table_name: str) -> Any:
         """Return the table that the script made under that name.
@@ -139,7 +153,8 @@ class RawSql(Stored):
         """
         found = self._find(table_name)
         if found is None:
-            raise KeyError(f"The script {self!r} made no table {table_name!r}, but: {', '.join(self.table_names)}")
+            made = ", ".join(self.table_names) or "none"
+            raise KeyError(f"The script {self!r} made no table {table_name!r}, but: {made}")
         return self.table(found) if self._loaded is None else self._loaded[found]
 
     def items(self) -> Iterable[tuple[str, Any]]:
@@ -168,8 +183,10 @@ class RawSql(Stored):
         copy._loaded = tables
         return copy
 
-    def _find(self, table_name: str) -> str | None:
+    def _find(self, table_name: object) -> str | None:
         """Return the name as the script wrote it: exact if there is one, else regardless of case."""
+        if not isinstance(table_name, str):
+            return None
         if table_name in self.table_names:
             return table_name
         return next((name for name in self.table_names if normalise(name) == normalise(table_name)), None)

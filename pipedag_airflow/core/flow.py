@@ -105,7 +105,8 @@ class Flow:
                     f"{where} has an argument that is task {argument.id!r} of another flow, {argument.flow.name!r}. "
                     "Tasks pass results only within one flow."
                 )
-        if task.name in RESERVED_TASKS:
+        # Names may have dots: the last part alone decides whether an id could be that of a stage's operator.
+        if task.name.rpartition(".")[2] in RESERVED_TASKS:
             raise StageError(
                 f"{where}: the name is reserved for the stage's own operators. Give the task another name."
             )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["MANGLE_MARK", "generated_name", "generation_schema", "looks_like_generation", "normalise"]
+__all__ = ["MANGLE_MARK", "METADATA", "generated_name", "generation_schema", "looks_like_generation", "normalise"]
 
+#: Name of the schema that holds the metadata; no stage may have it.
+METADATA = "pipedag_metadata"
 #: A name that ends in these characters gets a unique suffix in their place.
 MANGLE_MARK = "%%"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cached_property
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -120,14 +121,19 @@ class Plan:
         if fingerprint_of_run == self.fingerprint:
             return
         before, now = list(ids_of_run), [f"{node.id}@{node.position}" for node in self.nodes]
-        difference = next(
-            (f"{a.split('@')[0]!r} then, {b.split('@')[0]!r} now" for a, b in zip(before, now, strict=False) if a != b),
-            f"{len(before)} nodes then, {len(now)} now",
-        )
+        pairs = ((then, present) for then, present in zip_longest(before, now) if then != present)
+        difference = next((_difference(then, present) for then, present in pairs), "the nesting of the stages")
         raise FlowChangedError(
             f"The flow {self.flow!r} was changed after this run began: the first difference is {difference}. "
             "A run keeps to the plan that it began with: start a new run."
         )
+
+
+def _difference(then: str | None, now: str | None) -> str:
+    before, after = (None if node is None else node.rpartition("@")[0] for node in (then, now))
+    if before is None or after is None:
+        return f"{after!r} is new" if before is None else f"{before!r} is gone"
+    return f"{before!r} has other arguments than before" if before == after else f"{before!r} then, {after!r} now"
 
 
 def _signature(node: PlanNode) -> tuple[str, ...]:
@@ -222,5 +228,7 @@ def _position(task: Task, positions: dict[str, str]) -> str:
             return {"$": "item", "v": positions[value.task.id], "keys": [repr(key) for key in value.keys]}
         return NotImplemented
 
-    where = f"An argument of task {task.id!r} of flow {task.flow.name!r}:"
-    return fingerprint(task.name, task.stage.name, dump_identity(task.bound.arguments, where, reference))
+    where = f"Task {task.id!r} of flow {task.flow.name!r}: argument"
+    arguments = sorted(task.bound.arguments.items())
+    identities = [part for name, value in arguments for part in (name, dump_identity(value, f"{where} {name}", reference))]
+    return fingerprint(task.name, task.stage.name, *identities)

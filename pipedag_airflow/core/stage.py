@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Self
 
 from pipedag_airflow.core import definition
-from pipedag_airflow.core.naming import looks_like_generation, normalise
+from pipedag_airflow.core.naming import METADATA, looks_like_generation, normalise
 from pipedag_airflow.errors import StageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Stage:
                 f"The stage name {name!r} ends like the schema of a generation (__g followed by a number). "
                 "Choose another name."
             )
+        if self._name == METADATA:
+            raise StageError(f"{METADATA!r} is the schema of the metadata and cannot be a stage. Choose another name.")
         self.materialization_details = materialization_details
         self.flow: Flow | None = None
         self.parent: Stage | None = None
@@ -110,7 +112,7 @@ class Stage:
             known = ", ".join(sorted({task.name for task in self.tasks})) or "none"
             raise KeyError(f"The stage {self.name!r} has no task {name!r}. Its tasks: {known}")
         if index is not None:
-            if index >= len(matches):
+            if not -len(matches) <= index < len(matches):
                 raise IndexError(
                     f"The stage {self.name!r} has {len(matches)} tasks {name!r}: there is no index {index}"
                 )

@@ -46,6 +46,8 @@ class UnboundTask:
             raise TypeError(f"@materialize decorates a function, not {fn!r}")
         if type(nout) is not int or nout < 1:
             raise ValueError(f"nout is the number of objects that a task returns, an int of at least 1, not {nout!r}")
+        # First of all, because it copies the function's own attributes: ours come after and win.
+        functools.update_wrapper(self, fn)
         self.fn = fn
         self.name = name or str(getattr(fn, "__name__", type(fn).__name__))
         self.input_type = input_type
@@ -54,7 +56,6 @@ class UnboundTask:
         self.lazy = lazy
         self.nout = nout
         self.signature = inspect.signature(fn)
-        functools.update_wrapper(self, fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Add a task to the open stage, or run the function if no flow is open.

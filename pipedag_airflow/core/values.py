@@ -109,10 +109,14 @@ class _Encoder:
 
     def _object(self, value: Any, where: str) -> Any:
         if isinstance(value, Stored):
+            if value.cache_key is None:
+                raise UnsupportedValueError(
+                    f"{where} is {value!r}, which is not stored: return it from a task and pass that task instead."
+                )
             return self.container(value)
         if isinstance(value, Stage):
             return {_TAG: "stage", "v": value.name}
-        if isinstance(value, Path):
+        if type(value) is type(Path()):  # not a subclass, whose path may be one of another file system
             return {_TAG: "path", "v": str(value)}
         for tag, (kind, dump, _) in _TIMES.items():
             if type(value) is kind:
@@ -129,7 +133,7 @@ def _refusal(value: Any, where: str) -> str:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     hint = "Wrap it in Table(...) or Blob(...), or convert it."
     if isinstance(value, (set, frozenset)):
-        hint = "A set has no order: return sorted(...) as a list instead."
+        hint = "A set has no order: use the list sorted(...) instead."
     elif kind.__module__.split(".")[0] == "numpy" and hasattr(value, "item"):
         hint = "Call .item() to get the plain Python number."
     return f"{where} is of type {name}, which cannot pass between tasks. Admitted are: {_ADMITTED}. {hint}"
@@ -147,9 +151,17 @@ _TIMES: Mapping[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = 
 }
 
 
+_CONTAINERS: Mapping[str, type[Stored]] = {"table": Table, "rawsql": RawSql, "blob": Blob}
+
+
+def _container_tag(value: Stored) -> str:
+    """A class of the user's own counts as the container that it was made of."""
+    return next(tag for tag, kind in _CONTAINERS.items() if isinstance(value, kind))
+
+
 def _identity_container(value: Stored) -> dict[str, Any]:
     """Containers enter a hash by identity; a table's name does not count, so a pure rename changes nothing."""
-    encoded = {_TAG: type(value).__name__.lower(), "stage": value.stage, "key": value.cache_key}
+    encoded = {_TAG: _container_tag(value), "stage": value.stage, "key": value.cache_key}
     if isinstance(value, RawSql):
         return encoded | {"tables": value.table_names}
     return encoded
@@ -158,7 +170,7 @@ def _identity_container(value: Stored) -> dict[str, Any]:
 def _stored_container(value: Stored) -> dict[str, Any]:
     """The generation is left out: a row that is carried over is found in its new generation."""
     encoded: dict[str, Any] = {
-        _TAG: type(value).__name__.lower(),
+        _TAG: _container_tag(value),
         "name": value.name,
         "stage": value.stage,
         "key": value.cache_key,

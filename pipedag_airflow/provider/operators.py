@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.run.begin import StageReport
     from pipedag_airflow.run.session import RunSession
 
 __all__ = ["BeginTransactionOperator", "CommitTransactionOperator", "FlowReference", "MaterializeOperator"]
@@ -145,12 +146,22 @@ class BeginTransactionOperator(StageOperator):
         context["ti"].xcom_push(
             "decisions", {"generation": report.generation, "unchanged": report.closed, "tasks": decisions}
         )
-        skip = list(report.valid)
-        if report.closed:
-            skip.append(session.plan.stage_by_name[self.stage].commit)
+        skip = [*report.valid, *self._needless_commits(session, report)]
         log.info("Stage %s: %s of %s tasks are valid", self.stage, len(report.valid), len(decisions))
         if skip:
             raise DownstreamTasksSkipped(tasks=skip)
+
+    def _needless_commits(self, session: RunSession, report: StageReport) -> list[str]:
+        """Return the commits that have nothing to do.
+
+        The commit of a stage with nested ones is left to the last of these: a skipped commit would let consumers go on
+        before the nested stages are done, and hide it if one of them fails.
+        """
+        plan = session.plan
+        over = list(report.also_over)
+        if report.closed and not any(stage.tasks and plan.is_inside(stage.name, self.stage) for stage in plan.stages):
+            over.append(self.stage)
+        return [plan.stage_by_name[stage].commit for stage in over if plan.stage_by_name[stage].tasks]
 
 
 class MaterializeOperator(StageOperator):

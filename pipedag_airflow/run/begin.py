@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pipedag_airflow.backend.metadata import GenerationState, TaskRecord
+from pipedag_airflow.backend.metadata import GenerationRecord, GenerationState, TaskRecord
 from pipedag_airflow.cache.decision import Decision, Identity, Reason
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import carried, decide_eager, identity_of, pending
 from pipedag_airflow.run.inputs import reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import decide_lazy_ahead
-from pipedag_airflow.run.release import release_finished
+from pipedag_airflow.run.release import FINISHED, release_finished
 from pipedag_airflow.run.snapshot import Snapshot, take_snapshot
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class StageReport:
         decisions: The decision on each task, by node id.
         closed: Whether everything was valid, so that the stage is over already.
         values: The results of the valid tasks, by node id; descriptors for tables.
+        also_over: Stages around this one that had only been waiting for it: their commits have nothing to do either.
     """
 
     stage: str
@@ -45,6 +46,7 @@ class StageReport:
     decisions: Mapping[str, Decision]
     closed: bool
     values: Mapping[str, Any]
+    also_over: tuple[str, ...] = ()
 
     @property
     def valid(self) -> list[str]:
@@ -71,8 +73,10 @@ def begin(session: RunSession, stage: str) -> StageReport:
         closed = bool(tasks) and _is_unchanged(rows, snapshot)
         with session.store.transaction() as transaction:
             transaction.metadata.check_fence(stage, snapshot.generation.number)
+            also_over: tuple[str, ...] = ()
             if closed:
                 transaction.metadata.close_generation(stage, snapshot.generation.number, GenerationState.UNCHANGED)
+                also_over = _enclosing_over(session, transaction, stage)
             else:
                 _write_decisions(transaction, snapshot, rows)
             crash_point("begin.decided")
@@ -83,7 +87,22 @@ def begin(session: RunSession, stage: str) -> StageReport:
         release_finished(session)
     shown = snapshot.live_rows() if closed else rows
     values = {node: snapshot.value(row) for node, row in shown.items() if row.state.has_output}
-    return StageReport(stage, snapshot.generation.number, decisions, closed, values)
+    return StageReport(stage, snapshot.generation.number, decisions, closed, values, also_over)
+
+
+def _enclosing_over(session: RunSession, transaction: SQLTransaction, stage: str) -> tuple[str, ...]:
+    """Return the stages around a stage that are over now that it is: they are closed, and so is all that is in them."""
+    newest = {record.stage: record for record in transaction.metadata.generations(run_id=session.run_id)}
+    unfinished = {
+        other.name
+        for other in session.plan.stages
+        if other.tasks and (other.name not in newest or newest[other.name].state not in FINISHED)
+    }
+    return tuple(
+        outer
+        for outer in session.plan.enclosing(stage)
+        if outer not in unfinished and not any(session.plan.is_inside(name, outer) for name in unfinished)
+    )
 
 
 def _write_decisions(transaction: SQLTransaction, snapshot: Snapshot, rows: Mapping[str, TaskRecord]) -> None:
@@ -97,14 +116,22 @@ def open_stage(session: RunSession, transaction: SQLTransaction, stage: str, nod
     """Return a snapshot in which this run has a generation of the stage open; it is opened if need be."""
     metadata = transaction.metadata
     metadata.note_run(session.run_id, session.plan, session.engine)
-    own = metadata.latest_generation(stage, session.run_id)
-    current = metadata.stages([stage]).get(stage)
-    is_ours = own is not None and own.state is GenerationState.OPEN and current is not None
-    if own is None or not is_ours or current is None or current.fence != own.number:
+    newest = metadata.latest_generation(stage)
+    own = newest if newest is not None and newest.run_id == session.run_id else None
+    if own is None and newest is not None and not session.locks.guards:
+        _refuse_if_taken_over(session, transaction, newest)
+    if own is None or own.state is not GenerationState.OPEN:
         holder = f"{session.owner.host}, process {session.owner.pid or 'of each step'}"
         own = metadata.open_generation(stage, session.run_id, holder)
         log.info("Stage %s: opened generation %s", stage, own.number)
     return take_snapshot(session, transaction, stage, nodes)
+
+
+def _refuse_if_taken_over(session: RunSession, transaction: SQLTransaction, newest: GenerationRecord) -> None:
+    """Without a lock nothing but the metadata tells a run that another one has taken its stage: do not take it back."""
+    own = transaction.metadata.latest_generation(newest.stage, session.run_id)
+    if own is not None and own.state is GenerationState.ABANDONED and newest.state is GenerationState.OPEN:
+        transaction.metadata.check_fence(newest.stage, own.number)
 
 
 def _decide_stage(

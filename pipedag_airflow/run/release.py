@@ -9,9 +9,10 @@ from pipedag_airflow.backend.metadata import GenerationState
 if TYPE_CHECKING:
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["release_finished"]
+__all__ = ["FINISHED", "release_finished"]
 
-_OVER = (GenerationState.PUBLISHED, GenerationState.UNCHANGED)
+#: The states in which a stage needs nothing more from its run.
+FINISHED = (GenerationState.PUBLISHED, GenerationState.UNCHANGED)
 
 
 def release_finished(session: RunSession) -> None:
@@ -21,7 +22,7 @@ def release_finished(session: RunSession) -> None:
     """
     with session.store.transaction() as transaction:
         newest = {record.stage: record.state for record in transaction.metadata.generations(run_id=session.run_id)}
-    over = {stage for stage, state in newest.items() if state in _OVER}
+    over = {stage for stage, state in newest.items() if state in FINISHED}
     # A stage without tasks of its own is never begun.
     over |= {stage.name for stage in session.plan.stages if not stage.tasks}
     for stage in session.plan.stages:

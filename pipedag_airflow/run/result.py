@@ -12,7 +12,7 @@ from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
 from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import deep_map
-from pipedag_airflow.errors import CacheError, LockError
+from pipedag_airflow.errors import CacheError, LockError, UnsupportedValueError
 from pipedag_airflow.run.lock_context import StageLockContext
 from pipedag_airflow.run.snapshot import location_of
 
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["FinalTaskState", "Result"]
 
 log = logging.getLogger(__name__)
+
+
+def _holds_tables(value: Any) -> bool:
+    found: list[Any] = []
+    deep_map(value, lambda leaf: found.append(leaf) if isinstance(leaf, (Table, RawSql)) else None)
+    return bool(found)
 
 
 class FinalTaskState(Enum):
@@ -89,7 +95,13 @@ class Result:
         value = self.task_values[root]
         if isinstance(task, TaskGetItem):
             value = task.pick(value)
-        return self._load(root, value, as_type or root.unbound.input_type)
+        as_type = as_type or root.unbound.input_type
+        if as_type is None and _holds_tables(value):
+            raise UnsupportedValueError(
+                f"The result of {root.id!r} holds tables, and the task has no input_type that says how to load them: "
+                "call result.get(task, as_type=pandas.DataFrame), for example."
+            )
+        return self._load(root, value, as_type)
 
     def _state(self, task: Task) -> str:
         return self.task_states.get(task, FinalTaskState.UNKNOWN).value

@@ -1,178 +1,38 @@
 """What every lock manager must do.
 
-class TestMyLockManager(LockManagerSuite):
-@pytest.fixture
-def make_manager(self, tmp_path):
-return functools.partial(MyLockManager, tmp_path)
+::
+
+    class TestMyLockManager(LockManagerSuite):
+        @pytest.fixture
+        def make_manager(self, tmp_path):
+            return functools.partial(MyLockManager, tmp_path)
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipedag_airflow.backend.lock import Lease, LockManager, LockState, Owner
-from pipedag_airflow.backend.lock.process import process_started
-from pipedag_airflow.errors import LockError, StageBusyError, StaleRunError
+from pipedag_airflow.errors import StageBusyError, StaleRunError
+from pipedag_airflow.testing.lock_fixtures import PATIENCE, Clock, LockManagerFixtures, Remote, heartbeat, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from multiprocessing.connection import Connection
-    from multiprocessing.process import BaseProcess
+    from collections.abc import Callable
 
-__all__ = ["Clock", "LockManagerSuite", "run_lock_commands"]
-
-_PATIENCE = 60.0  # seconds; only how long a broken manager takes to fail
+__all__ = ["Clock", "LockManagerSuite"]
 
 
-class Clock:
-    """A clock that tests move.
-
-    Args:
-        now: The present time.
-    """
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        """Give the present time."""
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass.
-
-        Args:
-            seconds: How much.
-        """
-        self.now += seconds
-
-
-def run_lock_commands(make_manager: Callable[..., LockManager], pipe: Connection) -> None:
-    """Use a lock manager in another process, as the test says.
-
-    Args:
-        make_manager: Makes the manager.
-        pipe: Gives tuples of a method's name and its arguments; takes the result, or the error's class and text.
-    """
-    manager = make_manager()
-    while True:
-        name, args, options = pipe.recv()
-        try:
-            pipe.send((None, getattr(manager, name)(*args, **options)))
-        except LockError as error:
-            pipe.send((type(error), str(error)))
-
-
-class _Remote:
-    """A lock manager in another process."""
-
-    def __init__(self, make_manager: Callable[..., LockManager]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self.process: BaseProcess = context.Process(target=run_lock_commands, args=(make_manager, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def send(self, name: str, *args: Any, **options: Any) -> None:
-        self._pipe.send((name, args, options))
-
-    def result(self) -> Any:
-        assert self._pipe.poll(_PATIENCE), "the other process does not answer"
-        kind, value = self._pipe.recv()
-        if kind is not None:
-            raise kind(value)
-        return value
-
-    def call(self, name: str, *args: Any, **options: Any) -> Any:
-        self.send(name, *args, **options)
-        return self.result()
-
-    def owner(self, run_id: str) -> Owner:
-        """The session form, as the other process would give it."""
-        assert self.process.pid is not None
-        mine = Owner.this_process(run_id)
-        return Owner(run_id, mine.host, self.process.pid, process_started(self.process.pid), mine.pid_space)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join(_PATIENCE)
-        self._pipe.close()
-
-
-class LockManagerSuite:
+class LockManagerSuite(LockManagerFixtures):
     """Tests of one lock manager.
 
     A manager with ``guards = False`` is only held to granting everything.
     """
-
-    injectable_clock: ClassVar[bool] = True
-    """Whether ``make_manager`` takes ``clock=``. Otherwise the tests that let time pass are skipped."""
-
-    separate_processes: ClassVar[bool] = True
-    """Whether ``make_manager`` can be pickled and gives managers of the same leases in other processes."""
-
-    @pytest.fixture
-    def make_manager(self) -> Callable[..., LockManager]:
-        """Give a callable that makes a manager; all managers of one test share their leases. To be overridden."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def clock(self) -> Clock:
-        """The clock of the test's managers."""
-        return Clock()
-
-    @pytest.fixture
-    def manager(self, make_manager: Callable[..., LockManager], clock: Clock) -> Iterator[LockManager]:
-        """A manager."""
-        manager = make_manager(clock=clock) if self.injectable_clock else make_manager()
-        yield manager
-        manager.dispose()
-
-    @pytest.fixture
-    def other(self, make_manager: Callable[..., LockManager], clock: Clock) -> Iterator[LockManager]:
-        """Another manager of the same leases, as another process would have it."""
-        manager = make_manager(clock=clock) if self.injectable_clock else make_manager()
-        yield manager
-        manager.dispose()
-
-    @pytest.fixture
-    def remotes(self, make_manager: Callable[..., LockManager]) -> Iterator[Callable[[], _Remote]]:
-        """Give a callable that starts a process with a manager of the same leases."""
-        if not self.separate_processes:
-            pytest.skip("the manager says that its leases live in one process")
-        started: list[_Remote] = []
-
-        def start() -> _Remote:
-            started.append(_Remote(make_manager))
-            return started[-1]
-
-        yield start
-        for remote in started:
-            with contextlib.suppress(OSError):
-                remote.kill()
-
-    @pytest.fixture
-    def real_time(self, make_manager: Callable[..., LockManager]) -> Iterator[LockManager]:
-        """A manager with its own clock, as those of other processes have."""
-        manager = make_manager()
-        yield manager
-        manager.dispose()
-
-    def _needs_guards(self, manager: LockManager) -> None:
-        if not manager.guards:
-            pytest.skip("the manager says that it guards nothing")
-
-    def _needs_clock(self, manager: LockManager) -> None:
-        self._needs_guards(manager)
-        if not self.injectable_clock:
-            pytest.skip("the manager's clock cannot be moved")
 
     def test_a_free_stage_is_granted(self, manager: LockManager, clock: Clock) -> None:
         """The lease says who has the stage and until when."""
@@ -202,7 +62,7 @@ class LockManagerSuite:
 
     def test_the_same_run_may_acquire_again(self, manager: LockManager, other: LockManager) -> None:
         """A begin that runs twice gets the same lease, also from another process of the run."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         first = manager.acquire("s", Owner.of_run("r1"), seconds=30)
         again = other.acquire("s", Owner.of_run("r1"), seconds=60)
         assert again.token == first.token
@@ -212,7 +72,7 @@ class LockManagerSuite:
 
     def test_a_second_run_is_refused(self, manager: LockManager, other: LockManager) -> None:
         """The message names the holder, since when, and what to do."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         lease = manager.acquire("s", Owner.this_process("local:first"), seconds=30)
         with pytest.raises(StageBusyError) as caught:
             other.acquire("s", Owner.of_run("airflow:d/second"), seconds=30)
@@ -224,14 +84,14 @@ class LockManagerSuite:
 
     def test_stages_are_independent(self, manager: LockManager, other: LockManager) -> None:
         """Two runs may have two stages."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         manager.acquire("a", Owner.of_run("r1"), seconds=30)
         other.acquire("b", Owner.of_run("r2"), seconds=30)
         assert [(lease.stage, lease.owner.run_id) for lease in manager.leases()] == [("a", "r1"), ("b", "r2")]
 
     def test_a_released_stage_goes_to_the_next_run(self, manager: LockManager, other: LockManager) -> None:
         """And its token is larger."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         first = manager.acquire("s", Owner.of_run("r1"), seconds=30)
         assert manager.release("s", Owner.of_run("r1"))
         assert other.holder("s") is None
@@ -239,7 +99,7 @@ class LockManagerSuite:
 
     def test_releasing_is_idempotent_and_leaves_others_alone(self, manager: LockManager, other: LockManager) -> None:
         """What is not ours stays, and is no error."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         assert not manager.release("s", Owner.of_run("r1"))
         manager.acquire("s", Owner.of_run("r1"), seconds=30)
         assert not other.release("s", Owner.of_run("r2"))
@@ -248,14 +108,14 @@ class LockManagerSuite:
 
     def test_a_lease_of_another_run_cannot_be_renewed(self, manager: LockManager, other: LockManager) -> None:
         """The message names who holds the stage now."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         manager.acquire("s", Owner.of_run("r1"), seconds=30)
         with pytest.raises(StaleRunError, match="r1"):
             other.renew("s", Owner.of_run("r2"), seconds=30)
 
     def test_a_released_lease_cannot_be_renewed(self, manager: LockManager) -> None:
         """A heartbeat that comes late does not take the stage again."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         manager.acquire("s", Owner.of_run("r1"), seconds=30)
         manager.release("s", Owner.of_run("r1"))
         with pytest.raises(StaleRunError, match="nobody"):
@@ -266,7 +126,7 @@ class LockManagerSuite:
         self, manager: LockManager, other: LockManager, clock: Clock
     ) -> None:
         """Any process of the run may renew; the session's process stays the one that acquired."""
-        self._needs_clock(manager)
+        self.needs_clock(manager)
         session = Owner.this_process("r1")
         first = manager.acquire("s", session, seconds=30)
         clock.advance(20)
@@ -277,7 +137,7 @@ class LockManagerSuite:
 
     def test_a_run_that_is_over_loses_its_stage(self, manager: LockManager, other: LockManager) -> None:
         """``is_over`` is asked about the lease; the loser is told at its next renewal."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         lease = manager.acquire("s", Owner.of_run("r1"), seconds=30)
         asked: list[Lease] = []
 
@@ -294,7 +154,7 @@ class LockManagerSuite:
 
     def test_is_over_is_asked_about_other_runs_only(self, manager: LockManager) -> None:
         """Not about a free stage, and not about our own."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
 
         def is_over(lease: Lease) -> bool:
             raise AssertionError(lease)
@@ -306,7 +166,7 @@ class LockManagerSuite:
         self, manager: LockManager, other: LockManager, clock: Clock
     ) -> None:
         """The run is slow, not dead; it may still renew."""
-        self._needs_clock(manager)
+        self.needs_clock(manager)
         manager.acquire("s", Owner.of_run("r1"), seconds=30)
         clock.advance(10_000)
         with pytest.raises(StageBusyError):
@@ -319,7 +179,7 @@ class LockManagerSuite:
         self, manager: LockManager, other: LockManager, clock: Clock
     ) -> None:
         """We can see that it lives."""
-        self._needs_clock(manager)
+        self.needs_clock(manager)
         manager.acquire("s", Owner.this_process("r1"), seconds=30)
         clock.advance(10_000)
         with pytest.raises(StageBusyError):
@@ -329,7 +189,7 @@ class LockManagerSuite:
         self, manager: LockManager, other: LockManager, clock: Clock
     ) -> None:
         """Its process cannot be seen from here, so time decides, and only when it is up."""
-        self._needs_clock(manager)
+        self.needs_clock(manager)
         manager.acquire("s", Owner("r1", "elsewhere.invalid", 1, 1.0), seconds=30)
         clock.advance(30)
         with pytest.raises(StageBusyError):
@@ -341,7 +201,7 @@ class LockManagerSuite:
         self, manager: LockManager, other: LockManager
     ) -> None:
         """The start time tells them apart."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         us = Owner.this_process("r1")
         if us.process_started is None:
             pytest.skip("this system does not tell when a process started")
@@ -350,7 +210,7 @@ class LockManagerSuite:
 
     def test_whoever_waited_first_comes_first(self, manager: LockManager, other: LockManager) -> None:
         """A later caller is refused although the stage is free."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         one, two, three = (Owner.of_run(name) for name in ("r1", "r2", "r3"))
         manager.acquire("s", one, seconds=30)
         for waiting in (two, three):
@@ -367,7 +227,7 @@ class LockManagerSuite:
 
     def test_whoever_withdraws_is_not_waited_for(self, manager: LockManager, other: LockManager) -> None:
         """The next one comes at once."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         one, two, three = (Owner.of_run(name) for name in ("r1", "r2", "r3"))
         manager.acquire("s", one, seconds=30)
         with pytest.raises(StageBusyError):
@@ -380,7 +240,7 @@ class LockManagerSuite:
         self, manager: LockManager, other: LockManager, clock: Clock
     ) -> None:
         """A ticket counts for ten seconds after the last try; asking again keeps its place."""
-        self._needs_clock(manager)
+        self.needs_clock(manager)
         one, two, three = (Owner.of_run(name) for name in ("r1", "r2", "r3"))
         manager.acquire("s", one, seconds=300)
         for _ in range(3):
@@ -395,7 +255,7 @@ class LockManagerSuite:
 
     def test_a_run_that_is_over_is_taken_over_in_order(self, manager: LockManager, other: LockManager) -> None:
         """Knowing that the holder ended is no way around the queue."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         manager.acquire("s", Owner.of_run("r1"), seconds=30)
         with pytest.raises(StageBusyError):
             other.acquire("s", Owner.of_run("r2"), seconds=30)
@@ -404,7 +264,7 @@ class LockManagerSuite:
 
     def test_a_run_can_give_back_everything(self, manager: LockManager, other: LockManager) -> None:
         """All its stages and its places in queues; nobody else's."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         for stage in ("b", "a"):
             manager.acquire(stage, Owner.of_run("r1"), seconds=30)
         other.acquire("c", Owner.of_run("r2"), seconds=30)
@@ -418,7 +278,7 @@ class LockManagerSuite:
 
     def test_the_states_of_a_stage(self, manager: LockManager, other: LockManager, clock: Clock) -> None:
         """UNLOCKED, LOCKED, UNCERTAIN, INVALID."""
-        self._needs_clock(manager)
+        self.needs_clock(manager)
         one, two = Owner.of_run("r1"), Owner.of_run("r2")
         assert manager.state("s", one) is LockState.UNLOCKED
         manager.acquire("s", one, seconds=30)
@@ -431,7 +291,7 @@ class LockManagerSuite:
 
     def test_listeners_are_told_and_a_lost_stage_stays_lost(self, manager: LockManager, other: LockManager) -> None:
         """INVALID never becomes LOCKED again, even when the other run is done; a new acquisition is a new life."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         one, two = Owner.of_run("r1"), Owner.of_run("r2")
         told: list[tuple[str, LockState, LockState]] = []
 
@@ -459,28 +319,28 @@ class LockManagerSuite:
     def test_a_heartbeat_renews_in_the_background(self, make_manager: Callable[..., LockManager]) -> None:
         """Until the block ends."""
         manager = make_manager()
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         owner = Owner.of_run("r1")
         first = manager.acquire("s", owner, seconds=0.3)
         with manager.keep_alive("s", owner, seconds=0.3) as alive:
-            _until(lambda: _heartbeat(manager) > first.heartbeat)
-            second = _heartbeat(manager)
-            _until(lambda: _heartbeat(manager) > second)
+            until(lambda: heartbeat(manager) > first.heartbeat)
+            second = heartbeat(manager)
+            until(lambda: heartbeat(manager) > second)
             alive.check()
         assert not [thread for thread in threading.enumerate() if thread.name == "pipedag-lease-s"]
 
     def test_a_heartbeat_notices_that_the_stage_was_lost(self, make_manager: Callable[..., LockManager]) -> None:
         """It remembers the error for whoever works, and tells the listeners."""
         manager, other = make_manager(), make_manager()
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         owner = Owner.of_run("r1")
         lost = threading.Event()
         manager.add_listener(lambda _stage, _old, new: lost.set() if new is LockState.INVALID else None)
         manager.acquire("s", owner, seconds=0.3)
         with manager.keep_alive("s", owner, seconds=0.3) as alive:
             other.acquire("s", Owner.of_run("r2"), seconds=30, is_over=lambda lease: True)
-            assert lost.wait(_PATIENCE)
-            _until(lambda: alive.lost)
+            assert lost.wait(PATIENCE)
+            until(lambda: alive.lost)
             with pytest.raises(StaleRunError, match="r2"):
                 alive.check()
         with pytest.raises(StaleRunError, match="r2"):
@@ -489,15 +349,15 @@ class LockManagerSuite:
     @pytest.mark.parametrize("stage", ["a b", "Größe/λ", "..", "a%2Fb", "x" * 300, "UPPER", '<>:"|?*'])
     def test_a_stage_may_have_any_name(self, manager: LockManager, other: LockManager, stage: str) -> None:
         """The name comes back as it was."""
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         manager.acquire(stage, Owner.of_run("airflow:däg/r 1"), seconds=30)
         assert [lease.stage for lease in other.leases()] == [stage]
         assert other.release_run("airflow:däg/r 1") == [stage]
 
-    def test_a_killed_holder_frees_its_stage(self, real_time: LockManager, remotes: Callable[[], _Remote]) -> None:
+    def test_a_killed_holder_frees_its_stage(self, real_time: LockManager, remotes: Callable[[], Remote]) -> None:
         """SIGKILL of the session's process; no waiting for the lease to expire."""
         manager = real_time
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         remote = remotes()
         remote.call("acquire", "s", remote.owner("r1"), seconds=3600)
         with pytest.raises(StageBusyError):
@@ -505,10 +365,10 @@ class LockManagerSuite:
         remote.kill()
         assert manager.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
 
-    def test_a_killed_waiter_is_skipped_at_once(self, real_time: LockManager, remotes: Callable[[], _Remote]) -> None:
+    def test_a_killed_waiter_is_skipped_at_once(self, real_time: LockManager, remotes: Callable[[], Remote]) -> None:
         """SIGKILL of a session that waits."""
         manager = real_time
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         manager.acquire("s", Owner.of_run("r1"), seconds=3600)
         remote = remotes()
         with pytest.raises(StageBusyError):
@@ -519,10 +379,10 @@ class LockManagerSuite:
         remote.kill()
         assert manager.acquire("s", Owner.of_run("r3"), seconds=30).owner.run_id == "r3"
 
-    def test_of_many_processes_one_gets_the_stage(self, real_time: LockManager, remotes: Callable[[], _Remote]) -> None:
+    def test_of_many_processes_one_gets_the_stage(self, real_time: LockManager, remotes: Callable[[], Remote]) -> None:
         """All ask at once, several times; tokens only grow."""
         manager = real_time
-        self._needs_guards(manager)
+        self.needs_guards(manager)
         processes = [remotes() for _ in range(4)]
         tokens = []
         for turn in range(5):
@@ -538,18 +398,3 @@ class LockManagerSuite:
             for run in runs:
                 manager.release_run(run)
         assert tokens == sorted(set(tokens))
-
-
-def _heartbeat(manager: LockManager) -> float:
-    lease = manager.holder("s")
-    assert lease is not None
-    return lease.heartbeat
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    for _ in range(int(_PATIENCE / 0.01)):
-        if condition():
-            return
-        tick.wait(0.01)
-    pytest.fail("the condition never came true")

@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
+from pipedag_airflow.backend.table.sql.literals import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy.sql.compiler import DDLCompiler
+    from sqlalchemy.sql.compiler import DDLCompiler, GenericTypeCompiler
 
 __all__ = [
     "AddPrimaryKey",
     "CreateIndex",
+    "CreateSchema",
     "CreateTable",
     "CreateTableAs",
     "CreateView",
     "DropObject",
+    "DropSchema",
     "InsertByName",
     "qualified",
+    "struct",
 ]
 
 
@@ -33,9 +38,15 @@ class _Verb(sa.schema.ExecutableDDLElement):
 
 
 def qualified(compiler: DDLCompiler, schema: str, name: str) -> str:
-    """Return ``schema.name`` quoted by the rules of the dialect."""
+    """Return ``schema.name`` quoted by the rules of the dialect; a dot within either is part of the name."""
     preparer = compiler.preparer
-    return f"{preparer.quote_schema(schema)}.{preparer.quote(name)}"
+    return f"{preparer.quote(schema)}.{preparer.quote(name)}"
+
+
+def struct(compiler: GenericTypeCompiler, fields: dict[str, sa.types.TypeEngine[Any]]) -> str:
+    """Return ``STRUCT(name type, …)``."""
+    quote = compiler.dialect.identifier_preparer.quote
+    return f"STRUCT({', '.join(f'{quote(name)} {compiler.process(kind)}' for name, kind in fields.items())})"
 
 
 def _columns(compiler: DDLCompiler, columns: Sequence[str]) -> str:
@@ -43,7 +54,31 @@ def _columns(compiler: DDLCompiler, columns: Sequence[str]) -> str:
 
 
 def _literal_sql(compiler: DDLCompiler, query: sa.sql.ClauseElement) -> str:
-    return str(compiler.sql_compiler.process(query, literal_binds=True))
+    return str(compiler.sql_compiler.process(printable(query), literal_binds=True))
+
+
+class CreateSchema(_Verb):
+    """``CREATE SCHEMA IF NOT EXISTS schema``."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+
+
+@compiles(CreateSchema)
+def _create_schema(verb: CreateSchema, compiler: DDLCompiler, **_: Any) -> str:
+    return f"CREATE SCHEMA IF NOT EXISTS {compiler.preparer.quote(verb.schema)}"
+
+
+class DropSchema(_Verb):
+    """``DROP SCHEMA IF EXISTS schema CASCADE``."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+
+
+@compiles(DropSchema)
+def _drop_schema(verb: DropSchema, compiler: DDLCompiler, **_: Any) -> str:
+    return f"DROP SCHEMA IF EXISTS {compiler.preparer.quote(verb.schema)} CASCADE"
 
 
 class CreateTable(_Verb):

@@ -66,6 +66,10 @@ class SQLTableStore(ABC):
     moves_tables: ClassVar[bool] = False
     #: Whether tables and stages may have materialization details.
     has_materialization_details: ClassVar[bool] = False
+    #: Whether a column can hold records with named fields.
+    stores_structs: ClassVar[bool] = False
+    #: Whether a duplicate in a new primary key is only noticed at COMMIT, where nobody knows whose table it is.
+    checks_keys_at_commit: ClassVar[bool] = False
     #: Longest name of a schema, table or index, in characters.
     identifier_limit: ClassVar[int] = 63
 
@@ -129,6 +133,10 @@ class SQLTableStore(ABC):
         """Return the schema that a generation of a stage writes to."""
         return self.schema(generation_schema(stage, generation))
 
+    def schema_token(self, schema: str) -> str:
+        """Return the name of a schema as SQLAlchemy's constructs take it, for dialects that read a dot in it."""
+        return schema
+
     @property
     def address(self) -> str:
         """The database for messages, without user and password."""
@@ -155,18 +163,25 @@ class SQLTableStore(ABC):
         The metadata schema is made on first use. Transactions are short and are not nested.
 
         Raises:
-            StoreError: if the database cannot be reached.
+            StoreError: if the database cannot be reached, or refuses; also if the block went on after a refusal.
             ConfigError: if the database belongs to another instance.
         """
-        with self.connection() as connection:
-            transaction = SQLTransaction(self, connection)
-            if not self._is_set_up:
-                transaction.metadata.setup(self._instance_id, not self.avoid_drop_create_schema)
-                connection.commit()
-                self._is_set_up = True
-                connection.begin()
-            yield transaction
-            self.probe(connection)
+        try:
+            with self.connection() as connection:
+                transaction = SQLTransaction(self, connection)
+                if not self._is_set_up:
+                    transaction.metadata.setup(self._instance_id, not self.avoid_drop_create_schema)
+                    connection.commit()
+                    self._is_set_up = True
+                    connection.begin()
+                yield transaction
+                self.probe(connection)
+        except sa.exc.DBAPIError as error:
+            statement = f"\nThe statement:\n{error.statement}" if error.statement else ""
+            raise StoreError(
+                f"The database {self.address} refused, and nothing of the transaction was stored: "
+                f"{error.orig}{statement}"
+            ) from error
 
     def open(self) -> sa.Connection:
         """Open a connection.
@@ -192,8 +207,18 @@ class SQLTableStore(ABC):
             connection.commit()
 
     def probe(self, connection: sa.Connection) -> None:
-        """Make sure that the transaction is still sound: some databases answer COMMIT of a broken one with success."""
-        connection.execute(sa.select(sa.literal(1))).all()
+        """Make sure that the transaction is still sound: some databases answer COMMIT of a broken one with success.
+
+        Raises:
+            StoreError: if a statement failed and the error was caught.
+        """
+        try:
+            connection.execute(sa.select(sa.literal(1))).all()
+        except sa.exc.DBAPIError as error:
+            raise StoreError(
+                "A statement failed before, and its error was caught; the database has given up the transaction, and "
+                f"nothing of it was stored. Let such errors pass. It says: {error.orig}"
+            ) from error
 
     def dispose(self) -> None:
         """Close all connections."""
@@ -231,7 +256,8 @@ class SQLTableStore(ABC):
             for column in location.columns
         ]
         info = {"pipedag": (location.stage, location.name)}
-        return sa.Table(location.table, sa.MetaData(), *columns, schema=location.schema, info=info)
+        schema = self.schema_token(location.schema)
+        return sa.Table(location.table, sa.MetaData(), *columns, schema=schema, info=info)
 
     def fetch_table(self, connection: sa.Connection | None, location: TableLocation) -> pa.Table:
         """Return the rows of a table as Arrow."""
@@ -252,7 +278,7 @@ class SQLTableStore(ABC):
         """Load an Arrow table into the empty table ``schema.name`` with columns of the given types."""
 
     @abstractmethod
-    def fetch_arrow(self, connection: sa.Connection, query: sa.sql.ClauseElement) -> pa.Table:
+    def fetch_arrow(self, connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
         """Return the rows of a query as Arrow."""
 
     @abstractmethod

@@ -6,11 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+import sqlparse
 
 from pipedag_airflow.backend.metadata import MetadataRepository
 from pipedag_airflow.backend.table.sql import ddl
 from pipedag_airflow.backend.table.sql.facts import Column, TableFacts
-from pipedag_airflow.backend.table.sql.frames.arrow import sql_types
+from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.errors import StoreError, UnsupportedValueError
@@ -46,10 +47,12 @@ class SQLTransaction:
     def create_schema(self, schema: str) -> None:
         """Create a schema unless it is there."""
         if not self.store.avoid_drop_create_schema:
-            self.connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+            self.connection.execute(ddl.CreateSchema(schema))
 
     def write_table(self, schema: str, table: Table[Any], task: str) -> TableFacts:
         """Store a table: create it, fill it, then add its primary key and its indexes.
+
+        What an earlier attempt left under the name is replaced.
 
         Raises:
             UnsupportedValueError: if the object is no table, or has a column that cannot be stored.
@@ -62,14 +65,14 @@ class SQLTransaction:
                 f"Table {table.name!r} of task {task!r} holds an object of type {type(table.obj).__qualname__}. "
                 "A table is a pandas or polars frame, or an SQLAlchemy query."
             )
-        self.create_schema(schema)
-        self.connection.execute(ddl.DropObject("TABLE", schema, table.name))
         try:
+            self.create_schema(schema)
+            self._drop(schema, [table.name])
             kind.write(self, schema, table.name, table.obj, table.type_map or {})
-            self._add_keys(schema, table)
-        except sa.exc.DBAPIError as error:
+            self._add_keys(schema, table, task)
+        except (sa.exc.DBAPIError, sa.exc.CompileError) as error:
             raise StoreError(
-                f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {error.orig}"
+                f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {_reason(error)}"
             ) from error
         facts = self._facts(schema, table)
         if self.store.print_materialize:
@@ -82,21 +85,41 @@ class SQLTransaction:
 
     def create_from_arrow(self, schema: str, name: str, arrow: pa.Table, type_map: dict[str, Any]) -> None:
         """Create a table by our own DDL and load an Arrow table into it."""
-        types = sql_types(arrow.schema, type_map, name)
+        types = sql_types(arrow.schema, type_map, name, structs=self.store.stores_structs)
         if not types:
             raise UnsupportedValueError(f"Table {name!r} has no columns; a table in a database needs at least one.")
         self.connection.execute(ddl.CreateTable(schema, name, types))
-        self.store.load_arrow(self.connection, schema, name, arrow, types)
+        self.store.load_arrow(self.connection, schema, name, to_database(arrow), types)
 
-    def _add_keys(self, schema: str, table: Table[Any]) -> None:
+    def _drop(self, schema: str, names: Iterable[str]) -> None:
+        found = self.objects([schema])
+        for name in names:
+            view = found.get((schema, name))
+            if view is not None:
+                self.connection.execute(ddl.DropObject("VIEW" if view else "TABLE", schema, name))
+
+    def _add_keys(self, schema: str, table: Table[Any], task: str) -> None:
         assert table.name is not None
         if table.primary_key:
+            if self.store.checks_keys_at_commit:
+                self._check_key(schema, table.name, table.primary_key, task)
             self.connection.execute(ddl.AddPrimaryKey(schema, table.name, table.primary_key))
         for columns in table.indexes or []:
-            index = f"idx_{table.name}_{'_'.join(columns)}"
-            if len(index) > self.store.identifier_limit:
-                index = f"idx_{fingerprint(table.name, *columns)}"
-            self.connection.execute(ddl.CreateIndex(schema, table.name, index, columns))
+            # The names alone would not do: a_b(c) and a(b_c) are two indexes.
+            unique = fingerprint(table.name, *columns)
+            readable = f"idx_{table.name}_{'_'.join(columns)}"[: self.store.identifier_limit - len(unique) - 1]
+            self.connection.execute(ddl.CreateIndex(schema, table.name, f"{readable}_{unique}", columns))
+
+    def _check_key(self, schema: str, name: str, key: Sequence[str], task: str) -> None:
+        columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in key]
+        source = sa.table(name, *columns, schema=self.store.schema_token(schema))
+        query = sa.select(*columns).select_from(source).group_by(*columns).having(sa.func.count() > 1).limit(1)
+        twice = self.connection.execute(query).one_or_none()
+        if twice is not None:
+            raise StoreError(
+                f"Table {name!r} of task {task!r} cannot have the primary key ({', '.join(key)}): the value "
+                f"{', '.join(map(repr, twice))} is there more than once."
+            )
 
     def _facts(self, schema: str, table: Table[Any]) -> TableFacts:
         assert table.name is not None
@@ -109,27 +132,41 @@ class SQLTransaction:
 
     def count_rows(self, schema: str, name: str) -> int:
         """Return the number of rows of a table."""
-        counting = sa.select(sa.func.count()).select_from(sa.table(name, schema=schema))
+        table = sa.table(name, schema=self.store.schema_token(schema))
+        counting = sa.select(sa.func.count()).select_from(table)
         return int(self.connection.execute(counting).scalar_one())
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 
-    def run_script(self, schema: str, statements: Sequence[str], task: str) -> dict[str, TableFacts]:
+    def run_script(
+        self, schema: str, statements: Sequence[str], task: str, *, replaces: Iterable[str] = ()
+    ) -> dict[str, TableFacts]:
         """Execute the statements of a script and return the tables and views that it made in its schema.
 
+        Args:
+            schema: The schema of the generation.
+            statements: The statements, in their order.
+            task: Id of the task, for messages.
+            replaces: Tables and views that an earlier attempt of the task made; they are dropped first.
+
         Raises:
-            StoreError: if a statement fails; the message names the task and shows the statement.
+            StoreError: if a statement fails, or would end the transaction; the message names the task and shows the
+                statement.
         """
         self.create_schema(schema)
+        self._drop(schema, replaces)
         before = self.objects([schema])
         for number, statement in enumerate(statements, start=1):
+            which = f"Statement {number} of {len(statements)} of the script of task {task!r}"
+            shown = f"\nThe statement:\n{statement.strip()}"
+            if _controls_transaction(statement):
+                raise StoreError(
+                    f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it.{shown}"
+                )
             try:
                 self.connection.exec_driver_sql(statement)
             except sa.exc.DBAPIError as error:
-                raise StoreError(
-                    f"Statement {number} of {len(statements)} of the script of task {task!r} failed: {error.orig}\n"
-                    f"The statement:\n{statement.strip()}"
-                ) from error
+                raise StoreError(f"{which} failed: {error.orig}{shown}") from error
         columns = self.columns(schema)
         made = {key: view for key, view in self.objects([schema]).items() if key not in before}
         return {
@@ -165,13 +202,26 @@ class SQLTransaction:
             ) from error
 
     def hide(self, schema: str, name: str) -> None:
-        """Remove a view that readers saw."""
-        self.connection.execute(ddl.DropObject("VIEW", schema, name))
+        """Remove a view that readers saw; a table of that name, which was made by hand, is left alone."""
+        if self.objects([schema]).get((schema, name)):
+            self.connection.execute(ddl.DropObject("VIEW", schema, name))
 
     def drop_generation_schema(self, schema: str) -> None:
         """Drop the schema of a generation with all that is in it."""
         if self.store.avoid_drop_create_schema:
-            for (place, name), view in self.objects([schema]).items():
-                self.connection.execute(ddl.DropObject("VIEW" if view else "TABLE", place, name))
+            self._drop(schema, [name for _, name in self.objects([schema])])
             return
-        self.connection.execute(sa.schema.DropSchema(schema, cascade=True, if_exists=True))
+        self.connection.execute(ddl.DropSchema(schema))
+
+
+def _controls_transaction(statement: str) -> bool:
+    words = (parsed.token_first(skip_cm=True) for parsed in sqlparse.parse(statement))
+    return any(word is not None and word.normalized in _TRANSACTION_CONTROL for word in words)
+
+
+#: ``START TRANSACTION`` begins with a word that begins nothing else.
+_TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"}
+
+
+def _reason(error: sa.exc.DBAPIError | sa.exc.CompileError) -> object:
+    return error.orig if isinstance(error, sa.exc.DBAPIError) else error

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import NullPool, StaticPool
 
 from pipedag_airflow.backend.lock import FairFileLock
 from pipedag_airflow.backend.table.sql import ddl
 from pipedag_airflow.backend.table.sql.facts import Column
+from pipedag_airflow.backend.table.sql.frames.arrow import Struct, array_of
 from pipedag_airflow.backend.table.sql.store import SQLTableStore
 from pipedag_airflow.errors import MissingExtraError, StoreError
 
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["DuckDBTableStore"]
 
 _INCOMING = "pipedag_incoming"
-#: How long to wait for a process that holds the file without having queued, such as DuckDB's own shell.
-_FOREIGN_LOCK_SECONDS = 60.0
 
 
 class DuckDBTableStore(SQLTableStore):
@@ -46,9 +46,13 @@ class DuckDBTableStore(SQLTableStore):
 
     dialect_name = "duckdb"
     row_locks = False
+    stores_structs = True
+    checks_keys_at_commit = True
     identifier_limit = 1000
     #: How long a process queues for the file, in seconds.
     queue_seconds = 3600.0
+    #: How long to wait for a process that holds the file without having queued, such as DuckDB's own shell.
+    foreign_lock_seconds = 60.0
 
     def create_engine(self) -> sa.Engine:
         """Return an engine that keeps no connection, so that closing one frees the file for other processes."""
@@ -72,12 +76,15 @@ class DuckDBTableStore(SQLTableStore):
         """Queue for the file, open it, and close it at the end of the block.
 
         Raises:
-            StoreError: if another program keeps the file open.
+            StoreError: if another program keeps the file open, or its folder cannot be made.
             LockError: if the queue does not move for an hour.
         """
         file = self._file
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"The folder of the database {self.address} cannot be made: {error}") from error
         queue = nullcontext() if file is None else FairFileLock(file, timeout=self.queue_seconds)
         with queue, super().connection() as connection:
             yield connection
@@ -88,7 +95,7 @@ class DuckDBTableStore(SQLTableStore):
         Raises:
             StoreError: if another program keeps the file open for a minute, or the file cannot be opened at all.
         """
-        deadline = time.monotonic() + _FOREIGN_LOCK_SECONDS
+        deadline = time.monotonic() + self.foreign_lock_seconds
         while True:
             try:
                 return super().open()
@@ -112,17 +119,32 @@ class DuckDBTableStore(SQLTableStore):
     ) -> None:
         """Load an Arrow table: DuckDB reads it in place."""
         raw: Any = connection.connection.driver_connection
-        raw.register(_INCOMING, arrow)
-        try:
-            connection.execute(ddl.InsertByName(schema, name, types, _INCOMING))
-        finally:
-            raw.unregister(_INCOMING)
+        with _driver_errors():
+            raw.register(_INCOMING, arrow)
+        connection.execute(ddl.InsertByName(schema, name, types, _INCOMING))
+        # Not after an error: in a transaction that was given up even this fails, and would hide the error.
+        raw.unregister(_INCOMING)
 
-    def fetch_arrow(self, connection: sa.Connection, query: sa.sql.ClauseElement) -> pa.Table:
-        """Return the rows of a query as Arrow."""
+    def fetch_arrow(self, connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+        """Return the rows of a query as Arrow.
+
+        Intervals are read as microseconds, a month counting 30 days: frames know no months, and nanoseconds overflow.
+        """
+        import pyarrow as pa
+
         raw: Any = connection.connection.driver_connection
-        text = str(query.compile(dialect=self.engine.dialect, compile_kwargs={"literal_binds": True}))
-        return raw.sql(text).to_arrow_table()
+        columns = list(query.selected_columns)
+        intervals = {column.name for column in columns if isinstance(column.type, sa.Interval)}
+        shown = [
+            sa.func.epoch_us(column).label(column.name) if column.name in intervals else column for column in columns
+        ]
+        text = str(query.with_only_columns(*shown).compile(dialect=self.engine.dialect))
+        with _driver_errors():
+            table = raw.sql(text).to_arrow_table()
+        for index, name in enumerate(table.column_names):
+            if name in intervals:
+                table = table.set_column(index, name, table.column(index).cast(pa.duration("us")))
+        return table
 
     def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], bool]:
         """Return the tables and views of schemas."""
@@ -152,14 +174,34 @@ class DuckDBTableStore(SQLTableStore):
             found.setdefault(table, []).append(Column(column, kind, bool(nullable)))
         return {table: tuple(columns) for table, columns in found.items()}
 
+    def schema_token(self, schema: str) -> str:
+        """Return a schema's name quoted if it has a dot, which would else stand between a database and a schema."""
+        return self.engine.dialect.identifier_preparer.quote_identifier(schema) if "." in schema else schema
+
     def parse_type(self, text: str) -> sa.types.TypeEngine[Any]:
         """Return the SQLAlchemy type for one of DuckDB's type names; unknown ones get no type."""
         if text.endswith("[]"):
-            return sa.ARRAY(self.parse_type(text.removesuffix("[]")))
+            return array_of(self.parse_type(text.removesuffix("[]")))
         decimal = _DECIMAL.fullmatch(text)
         if decimal is not None:
             return sa.Numeric(int(decimal[1]), int(decimal[2]))
         return sa.types.to_instance(_TYPES.get(text, sa.types.NullType))
+
+
+@contextmanager
+def _driver_errors() -> Iterator[None]:
+    """Let errors of calls that go past SQLAlchemy look like its own."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise sa.exc.DBAPIError(None, None, error) from error
+
+
+@compiles(Struct, "duckdb")
+def _struct(kind: Struct, compiler: Any, **_: Any) -> str:
+    return ddl.struct(compiler, kind.fields)
 
 
 _DECIMAL = re.compile(r"DECIMAL\((\d+),\s*(\d+)\)")
@@ -176,6 +218,9 @@ _TYPES: dict[str, Any] = {
     "SMALLINT": sa.SmallInteger,
     "TIME": sa.Time,
     "TIMESTAMP": sa.DateTime,
+    "TIMESTAMP_MS": sa.DateTime,
+    "TIMESTAMP_NS": sa.DateTime,
+    "TIMESTAMP_S": sa.DateTime,
     "TIMESTAMP WITH TIME ZONE": sa.DateTime(timezone=True),
     "TINYINT": sa.SmallInteger,
     "UBIGINT": sa.Numeric(20, 0),

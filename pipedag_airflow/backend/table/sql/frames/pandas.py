@@ -40,18 +40,11 @@ class PandasFrames(FrameType):
 
     def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
         """Create the table and fill it; the frame's index is not stored."""
-        import pyarrow as pa
-
-        if not obj.columns.is_unique:
-            twice = sorted({str(column) for column in obj.columns[obj.columns.duplicated()]})
+        frame = obj.set_axis([str(column) for column in obj.columns], axis="columns")
+        if not frame.columns.is_unique:
+            twice = sorted(set(frame.columns[frame.columns.duplicated()]))
             raise UnsupportedValueError(f"Table {name!r} has two columns of one name: {', '.join(twice)}")
-        try:
-            arrow = pa.Table.from_pandas(obj.rename(columns=str), preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise UnsupportedValueError(
-                f"Table {name!r} has a column that mixes types: {error}. Convert the column, or give it one dtype."
-            ) from error
-        transaction.create_from_arrow(schema, name, arrow, type_map)
+        transaction.create_from_arrow(schema, name, _to_arrow(frame, name), type_map)
 
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
@@ -62,6 +55,35 @@ class PandasFrames(FrameType):
         frame = _arrow_frame(arrow) if backend == "arrow" else _numpy_frame(arrow)
         frame.attrs["name"] = location.name
         return frame
+
+
+def _to_arrow(frame: pd.DataFrame, table: str) -> pa.Table:
+    """Return the frame as Arrow; NaN in a column of numpy's floats is a missing value, as pandas has it."""
+    import pyarrow as pa
+
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except _REFUSALS:
+        for column in frame.columns:
+            _check_column(frame[column], table)
+        raise
+
+
+def _check_column(column: pd.Series[Any], table: str) -> None:
+    import pyarrow as pa
+
+    try:
+        pa.Array.from_pandas(column)
+    except _REFUSALS as error:
+        reason = error.args[0] if isinstance(error, pa.ArrowException) else error
+        raise UnsupportedValueError(
+            f"Column {column.name!r} of table {table!r} is of dtype {column.dtype} and cannot be stored: {reason}. "
+            "Give all of its values one type, or convert it, to text for example."
+        ) from error
+
+
+#: How pyarrow says that it cannot convert something; its own errors derive from these.
+_REFUSALS = (ValueError, TypeError, OverflowError, NotImplementedError)
 
 
 def _type_and_backend(input_type: Any) -> tuple[Any, str]:
@@ -103,6 +125,14 @@ def _numpy_frame(arrow: pa.Table) -> pd.DataFrame:
         pa.large_string(): pd.StringDtype(),
         pa.string_view(): pd.StringDtype(),
     }
-    frame: pd.DataFrame = arrow.to_pandas(types_mapper=nullable.get, date_as_object=True)
+
+    def pandas_dtype(kind: pa.DataType) -> Any:
+        if kind in nullable:
+            return nullable[kind]
+        own = pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind)
+        # What numpy has no dtype for keeps Arrow's: as objects, lists would lose their nulls and times their type.
+        return None if own or pa.types.is_dictionary(kind) else pd.ArrowDtype(kind)
+
+    frame: pd.DataFrame = arrow.to_pandas(types_mapper=pandas_dtype, date_as_object=True)
     dates = [field.name for field in arrow.schema if pa.types.is_date(field.type)]
     return frame.astype(dict.fromkeys(dates, "datetime64[s]")) if dates else frame

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.backend.table.sql.frames.arrow import from_database
 from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
+from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,6 +35,8 @@ class PolarsFrames(FrameType):
     def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
         """Create the table and fill it; a lazy frame is collected first."""
         frame: pl.DataFrame = obj.collect() if type(obj).__name__ == "LazyFrame" else obj
+        for column in frame:
+            _check_column(column, name)
         transaction.create_from_arrow(schema, name, frame.to_arrow(), type_map)
 
     def read(
@@ -45,6 +48,16 @@ class PolarsFrames(FrameType):
         frame = pl.from_arrow(from_database(store.fetch_table(connection, location)))
         assert isinstance(frame, pl.DataFrame)
         return frame.lazy() if input_type.__name__ == "LazyFrame" else frame
+
+
+def _check_column(column: pl.Series, table: str) -> None:
+    try:
+        column.clear().to_arrow()
+    except ValueError as error:
+        raise UnsupportedValueError(
+            f"Column {column.name!r} of table {table!r} is of type {column.dtype}, which cannot be stored. Convert it, "
+            "to text for example."
+        ) from error
 
 
 def _is_polars(kind: type) -> bool:

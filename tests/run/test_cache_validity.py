@@ -1,0 +1,375 @@
+"""Which tasks run, and which are valid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
+from pipedag_airflow.run.result import FinalTaskState
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+
+def shop(
+    project: Project,
+    *,
+    version: str | None = "1",
+    limit: int = 2,
+    rate: float = 0.5,
+    digest: str = "a",
+    sales_name: str = "sales",
+    with_extra: bool = True,
+) -> Flow:
+    """A flow of each kind of task; each argument stands for one edit that a user makes."""
+
+    def content(*_: Any) -> str:
+        project.call("content")
+        return digest
+
+    @materialize(version=version)
+    def sales() -> Table[Any]:
+        project.call("sales")
+        return Table(pd.DataFrame({"id": [1, 2, 3], "price": [10, 20, 30]}), sales_name, primary_key="id")
+
+    @materialize(version="1", cache=content)
+    def rates(base: float) -> float:
+        project.call("rates")
+        return base
+
+    @materialize(lazy=True, input_type=sa.Table)
+    def large(table: Any) -> Table[Any]:
+        project.call("large")
+        return Table(sa.select(table).where(table.c.id >= limit), "large")
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def report(table: Any, rate: float) -> Table[Any]:
+        project.call("report")
+        return Table(table.with_columns(tax=pl.col("price") * rate), "report")
+
+    @materialize(version="1")
+    def extra() -> Table[Any]:
+        project.call("extra")
+        return Table(pd.DataFrame({"x": [1]}), "extra")
+
+    with Flow("shop") as flow:
+        with Stage("raw"):
+            sold = sales()
+            factor = rates(rate)
+            if with_extra:
+                extra()
+        with Stage("mart"):
+            report(large(sold), factor)
+    return flow
+
+
+def without_content(called: list[str]) -> list[str]:
+    """The functions that were called, but for the cache function and lazy tasks, which are called in every run."""
+    return [name for name in called if name not in ("content", "large")]
+
+
+def test_the_first_run_executes_everything(project: Project) -> None:
+    result = project.run(shop(project))
+
+    assert without_content(project.called) == ["sales", "rates", "extra", "report"]
+    assert project.tables(result) == {"raw": {"sales": 3, "extra": 1}, "mart": {"large": 2, "report": 2}}
+    assert set(result.task_states.values()) == {FinalTaskState.COMPLETED}
+
+
+def test_an_unchanged_run_calls_nothing_and_publishes_nothing(project: Project) -> None:
+    before = project.generations(project.run(shop(project)))
+    schemas = project.query("select distinct schema_name from duckdb_tables() order by 1")
+
+    result = project.run(shop(project))
+
+    assert without_content(project.called) == []
+    assert set(result.task_states.values()) == {FinalTaskState.CACHE_VALID}
+    assert project.generations(result) == before
+    assert project.query("select distinct schema_name from duckdb_tables() order by 1") == schemas
+
+
+def test_a_cached_result_is_read_like_a_fresh_one(project: Project) -> None:
+    flow = shop(project)
+    fresh = project.run(flow).get(flow["mart"]["report"])
+    again = shop(project)
+    cached = project.run(again).get(again["mart"]["report"])
+
+    assert cached.equals(fresh)
+    assert cached.schema == fresh.schema
+
+
+@pytest.mark.parametrize(
+    ("edit", "executed"),
+    [
+        ({"version": "2"}, ["sales", "report"]),
+        ({"limit": 3}, ["report"]),
+        ({"rate": 0.25}, ["rates", "report"]),
+        ({"digest": "b"}, ["rates"]),
+        ({"with_extra": False}, []),
+    ],
+    ids=lambda value: str(value),
+)
+def test_an_edit_runs_exactly_what_depends_on_it(project: Project, edit: dict[str, Any], executed: list[str]) -> None:
+    project.run(shop(project))
+
+    assert without_content(project.executed(shop(project, **edit))) == executed
+    assert without_content(project.executed(shop(project, **edit))) == []
+
+
+def test_a_cache_function_is_called_once_in_a_run(project: Project) -> None:
+    for _ in range(2):
+        assert project.executed(shop(project)).count("content") == 1
+
+
+def test_ignore_cache_function_keeps_results_valid(project: Project) -> None:
+    project.run(shop(project))
+
+    assert without_content(project.executed(shop(project, digest="b"), ignore_cache_function=True)) == []
+    assert without_content(project.executed(shop(project, digest="b"))) == ["rates"]
+
+
+def test_a_task_without_version_always_runs_and_its_table_consumers_follow(project: Project) -> None:
+    for _ in range(2):
+        assert without_content(project.executed(shop(project, version=None)))[-2:] != []
+        assert {"sales", "report"} <= set(project.called)
+
+
+def test_a_table_of_a_removed_task_leaves_with_the_next_publish(project: Project) -> None:
+    project.run(shop(project))
+    result = project.run(shop(project, with_extra=False))
+
+    assert project.tables(result)["raw"] == {"sales": 3}
+    assert project.query("select view_name from duckdb_views() where schema_name = 'raw'") == [("sales",)]
+
+
+def test_a_lost_table_is_made_again(project: Project) -> None:
+    import duckdb
+
+    flow = shop(project)
+    result = project.run(flow)
+    generation = project.generations(result)["mart"]
+    with duckdb.connect(str(project.folder / "pipeline.duckdb")) as connection:
+        connection.execute(f"drop table mart__g{generation}.report")
+
+    assert without_content(project.executed(shop(project))) == ["report"]
+    assert project.query("select count(*) from mart.report") == [(2,)]
+
+
+def test_a_renamed_lazy_table_is_not_made_again_and_its_consumers_stay_valid(project: Project) -> None:
+    def flow_with(name: str) -> Flow:
+        @materialize(lazy=True)
+        def numbers() -> Table[Any]:
+            return Table(sa.select(sa.literal(1).label("x")), name)
+
+        @materialize(version="1", input_type=pl.DataFrame)
+        def consumer(table: pl.DataFrame) -> int:
+            project.call("consumer")
+            return table.height
+
+        with Flow("rename") as flow, Stage("one"):
+            consumer(numbers())
+        return flow
+
+    assert project.executed(flow_with("before")) == ["consumer"]
+    result = project.run(flow_with("after"))
+
+    assert project.called == []
+    assert project.tables(result) == {"one": {"after": 1}}
+    assert project.query("select * from one.after") == [(1,)]
+    assert project.executed(flow_with("after")) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("select 'A' as x", "select 'a' as x"),
+        ("select 1 as x -- one", "select 1 as x -- two"),
+        ('select 1 as "X"', "select 1 as x"),
+    ],
+)
+def test_a_query_is_compared_to_the_letter(project: Project, before: str, after: str) -> None:
+    def flow_with(sql: str) -> Flow:
+        @materialize(lazy=True)
+        def query() -> Table[Any]:
+            return Table(sa.text(sql), "query")
+
+        with Flow("letters") as flow, Stage("one"):
+            query()
+        return flow
+
+    first = project.generations(project.run(flow_with(before)))
+    assert project.generations(project.run(flow_with(before))) == first
+    assert project.generations(project.run(flow_with(after))) != first
+
+
+def test_two_equal_queries_of_one_lazy_task_are_cached(project: Project) -> None:
+    def flow() -> Flow:
+        @materialize(lazy=True, nout=2)
+        def twice() -> tuple[Any, Any]:
+            return Table(sa.text("select 1 as x"), "a"), Table(sa.text("select 1 as x"), "b")
+
+        with Flow("twice") as flow, Stage("one"):
+            twice()
+        return flow
+
+    first = project.run(flow())
+    second = project.run(flow())
+
+    assert project.generations(second) == project.generations(first)
+    assert project.tables(second) == {"one": {"a": 1, "b": 1}}
+
+
+def test_the_same_call_runs_once_in_a_stage_and_twice_in_two(project: Project) -> None:
+    @materialize(version="1")
+    def numbers(n: int) -> Table[Any]:
+        project.call(f"numbers({n})")
+        return Table(pd.DataFrame({"x": range(n)}))
+
+    @materialize(version="1")
+    def two() -> int:
+        return 2
+
+    @materialize(version="1", input_type=pd.DataFrame)
+    def rows(*tables: pd.DataFrame) -> int:
+        project.call("rows")
+        return sum(len(table) for table in tables)
+
+    def flow() -> tuple[Flow, Any]:
+        with Flow("memo") as flow:
+            with Stage("one"):
+                a, b, c = numbers(2), numbers(2), numbers(two())
+            with Stage("two"):
+                d = numbers(2)
+                total = rows(a, b, c, d)
+        return flow, total
+
+    first, total = flow()
+    result = project.run(first)
+    assert project.called == ["numbers(2)", "numbers(2)", "rows"]
+    assert result.get(total) == 8
+
+    again, total = flow()
+    assert project.executed(again) == []
+
+
+def test_two_functions_of_one_name_never_share_a_result(project: Project) -> None:
+    def number(value: int) -> Any:
+        @materialize(name="number", version="1")
+        def function() -> int:
+            project.call(f"number {value}")
+            return value
+
+        return function
+
+    one, two = number(1), number(2)
+
+    def flow() -> Flow:
+        with Flow("names") as flow, Stage("stage"):
+            one()
+            two()
+        return flow
+
+    first = flow()
+    result = project.run(first)
+    assert [result.get(task) for task in first["stage"].tasks] == [1, 2]
+
+    second = flow()
+    result = project.run(second)
+    assert project.called == []
+    assert [result.get(task) for task in second["stage"].tasks] == [1, 2]
+
+
+def test_an_omitted_default_is_the_same_call_as_the_default_given(project: Project) -> None:
+    @materialize(version="1")
+    def power(base: int, exponent: int = 2) -> int:
+        project.call("power")
+        return base**exponent
+
+    with Flow("default") as omitted, Stage("one"):
+        power(3)
+    with Flow("default") as given, Stage("one"):
+        power(base=3, exponent=2)
+
+    assert project.executed(omitted) == ["power"]
+    assert project.executed(given) == []
+
+
+def test_a_script_is_valid_in_the_second_run_with_its_tables_and_views(project: Project) -> None:
+    @materialize(lazy=True)
+    def script(stage: Stage) -> RawSql:
+        schema = stage.current_name
+        return RawSql(
+            f"""
+            CREATE TABLE {schema}.Numbers AS SELECT 1 AS x UNION ALL SELECT 2; -- a; comment
+            CREATE VIEW {schema}.larger AS SELECT ';' AS semicolon, * FROM {schema}.Numbers WHERE x > 1;
+            """
+        )
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def both(whole: RawSql, single: pl.DataFrame) -> list[Any]:
+        project.call("both")
+        return [whole["numbers"].height, whole["larger"].height, single.height, sorted(whole)]
+
+    def flow() -> tuple[Flow, Any]:
+        with Flow("script") as flow:
+            with Stage("raw") as stage:
+                made = script(stage)
+            with Stage("out"):
+                task = both(made, made["Numbers"])
+        return flow, task
+
+    first, task = flow()
+    result = project.run(first)
+    assert result.get(task) == [2, 1, 2, ["Numbers", "larger"]]
+    assert project.query("select * from raw.larger") == [(";", 2)]
+
+    second, task = flow()
+    again = project.run(second)
+    assert project.called == []
+    assert again.get(task) == [2, 1, 2, ["Numbers", "larger"]]
+    assert project.generations(again) == project.generations(result)
+
+
+def test_values_come_back_with_the_type_they_went_in_with(project: Project) -> None:
+    value = {"tuple": (1, (2.5, None)), 3: [True, "", 2**80], "nested": {"a": {1: "x"}}}
+
+    @materialize(version="1")
+    def values() -> Any:
+        return value
+
+    @materialize(version="1", nout=1)
+    def consume(value: Any) -> str:
+        return repr(value)
+
+    for _ in range(2):
+        with Flow("values") as flow, Stage("one"):
+            source = values()
+            text = consume(source)
+        result = project.run(flow)
+        assert result.get(source) == value
+        assert result.get(source["tuple"][1]) == (2.5, None)
+        assert result.get(text) == repr(value)
+
+
+def test_a_blob_is_loaded_from_the_generation_that_made_it(project: Project) -> None:
+    def flow(version: str) -> tuple[Flow, Any]:
+        @materialize(version=version)
+        def model() -> Blob[Any]:
+            return Blob({"version": version}, "model")
+
+        with Flow("blob") as flow, Stage("one"):
+            task = model()
+        return flow, task
+
+    first, task = flow("1")
+    old = project.run(first)
+    second, new_task = flow("2")
+    new = project.run(second)
+
+    assert new.get(new_task) == {"version": "2"}
+    assert old.get(task) == {"version": "1"}, "a result reads what its own run made"
