@@ -325,4 +325,4 @@ arrival delay       {numbers["arrival_delay"]:.1f} minutes on average; {numbers[
 latest airline      {airline["airline"]}, {airline["arrival_delay"]:.1f} minutes
 worst weather       {kind["weather"]}, {kind["arrival_delay"]:.1f} minutes
 30 minutes late     at departure: {result.get(model)(30):.1f} expected at arrival"""
-    print(text)  # noqa: T201 - a script's output
+    print(text)

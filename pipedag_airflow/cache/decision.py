@@ -89,8 +89,8 @@ def identify(
         task: The task.
         name: The task's name, made distinct where two functions of one stage share it.
         arguments: The arguments by parameter; tables and blobs are descriptors.
-        where: The task for messages, such as ``task 'clean.flights'``.
-        cache_function_hash: The result of an earlier call of :func:`cache_function_hash` in this run.
+        where: The task for messages, such as ``Task 'clean.flights'``.
+        cache_function_hash: The result of an earlier call of :func:`hash_cache_function` in this run.
 
     Raises:
         UnsupportedValueError: if an argument, or the result of the cache function, cannot be stored.
@@ -151,7 +151,7 @@ def _readable(text: str) -> str:
         value = json.loads(text)
     except ValueError:  # cut off
         return text
-    kind = _CONTAINERS.get(value.get("$")) if isinstance(value, dict) else None
+    kind = _CONTAINERS.get(str(value.get("$"))) if isinstance(value, dict) else None
     return text if kind is None else f"the {kind} from stage {value['stage']!r}"
 
 

@@ -42,7 +42,7 @@ def _logical_dialect(dialect: sa.Dialect) -> sa.Dialect:
 
         def visit_table(self, table: Any, *args: Any, **kwargs: Any) -> Any:
             rendered = super().visit_table(table, *args, **kwargs)
-            return _place(table) if rendered and _place(table) else rendered
+            return (rendered and _place(table)) or rendered  # nothing is rendered outside of FROM
 
         def visit_column(self, column: Any, *args: Any, **kwargs: Any) -> Any:
             # SQLAlchemy renames an alias that is called like a table beside it; our tables are not called like that.
@@ -65,4 +65,7 @@ def _logical_dialect(dialect: sa.Dialect) -> sa.Dialect:
 def _place(table: Any) -> str | None:
     """Return the logical name of a stored table; None for all others."""
     place = getattr(table, "info", {}).get("pipedag")
-    return None if place is None else "{%s}.{%s}" % place
+    if place is None:
+        return None
+    stage, name = place
+    return f"{{{stage}}}.{{{name}}}"

@@ -1,8 +1,8 @@
 """SQL scripts: split into statements, and compared without the names of generations.
 
 Strings and comments are told from code, so a separator or a schema name in them is left alone. The rules are those of
-standard SQL as PostgreSQL and DuckDB have them: comments nest, a backslash is a backslash except in E'...', and text may
-stand between $tag$ and $tag$.
+PostgreSQL and DuckDB: comments nest, a backslash is a backslash except in E'...', and text may stand between $tag$ and
+$tag$.
 """
 
 from __future__ import annotations

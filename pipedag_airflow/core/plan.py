@@ -229,6 +229,7 @@ def _position(task: Task, positions: dict[str, str]) -> str:
         return NotImplemented
 
     where = f"Task {task.id!r} of flow {task.flow.name!r}: argument"
-    arguments = sorted(task.bound.arguments.items())
-    identities = [part for name, value in arguments for part in (name, dump_identity(value, f"{where} {name}", reference))]
-    return fingerprint(task.name, task.stage.name, *identities)
+    arguments: list[str] = []
+    for name, value in sorted(task.bound.arguments.items()):
+        arguments += name, dump_identity(value, f"{where} {name}", reference)
+    return fingerprint(task.name, task.stage.name, *arguments)

@@ -128,7 +128,8 @@ def _run_is_over(lease: Lease, instance: Any) -> bool:
         # The API knows no such run: deleted, or of another Airflow that shares the instance. Then the clock decides.
         log.info("The state of DAG run %s/%s is not known: %s", dag_id, run_id, error)
         return lease.expires < time.time()
-    return str(state) in ("success", "failed")
+    # A member of an enumeration of strings: it equals its value, but str() of it does not.
+    return state in ("success", "failed")
 
 
 class BeginTransactionOperator(StageOperator):

@@ -27,6 +27,9 @@ __all__ = ["StageReport", "begin", "open_stage"]
 
 log = logging.getLogger(__name__)
 
+#: The revision of what begin found valid: less than any that a step of the task's own can have.
+FOUND_BY_BEGIN = -1
+
 
 @attrs.frozen
 class StageReport:
@@ -54,10 +57,15 @@ class StageReport:
         return [node for node, decision in self.decisions.items() if decision.valid]
 
 
-def begin(session: RunSession, stage: str) -> StageReport:
+def begin(session: RunSession, stage: str, *, close: bool = True) -> StageReport:
     """Begin a stage: afterwards its valid tasks have their results, and the others may run.
 
     Idempotent: a second call of the same run keeps the open generation and what was made in it.
+
+    Args:
+        session: The run.
+        stage: Name of the stage.
+        close: Whether a stage of which everything is valid is over.
 
     Raises:
         StageBusyError: if another run holds the stage.
@@ -70,7 +78,7 @@ def begin(session: RunSession, stage: str) -> StageReport:
             snapshot = open_stage(session, transaction, stage, tasks)
         crash_point("begin.opened")
         decisions, rows = _decide_stage(session, snapshot, tasks)
-        closed = bool(tasks) and _is_unchanged(rows, snapshot)
+        closed = close and bool(tasks) and _is_unchanged(rows, snapshot)
         with session.store.transaction() as transaction:
             transaction.metadata.check_fence(stage, snapshot.generation.number)
             also_over: tuple[str, ...] = ()
@@ -149,6 +157,7 @@ def _decide_stage(
             # What this run made before stays hidden until the task's own step has looked at it again.
             snapshot.hide(node)
         elif row is not own:
+            row = attrs.evolve(row, revision=FOUND_BY_BEGIN)
             snapshot.add(row)
         decisions[node], rows[node] = decision, row
     return decisions, rows

@@ -35,7 +35,7 @@ def identity_of(session: RunSession, task: Task, arguments: dict[str, Any], snap
     own = snapshot.own_row(task.id)
     known = own.cache_function_hash if own is not None and own.state is TaskState.PENDING else None
     name = session.identity_names[task.id]
-    return identify(task.unbound, name, arguments, f"task {task.id!r}", known)
+    return identify(task.unbound, name, arguments, f"Task {task.id!r}", known)
 
 
 def task_hash_for(session: RunSession, task: Task, identity: Identity, forced: bool) -> str:

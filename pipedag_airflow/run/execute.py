@@ -12,7 +12,7 @@ from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecor
 from pipedag_airflow.cache.decision import Decision, Identity, Reason
 from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.errors import CacheError, RunError
-from pipedag_airflow.run.begin import open_stage
+from pipedag_airflow.run.begin import begin, open_stage
 from pipedag_airflow.run.call import call_function
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import (
@@ -73,7 +73,8 @@ def execute(session: RunSession, node: str, *, revision: int = 0) -> TaskReport:
     Args:
         session: The run.
         node: Id of the task.
-        revision: Grows each time that a user asks to build the task anew; a finished task is built again only then.
+        revision: Grows each time that a user asks to build the task anew; a finished task is built again only then. No
+            engine executes what begin found valid: if it is executed all the same, a user has asked for it.
 
     Raises:
         CacheError: if an input was not made.
@@ -99,6 +100,11 @@ def execute(session: RunSession, node: str, *, revision: int = 0) -> TaskReport:
 def _attempt(session: RunSession, task: Task, revision: int) -> TaskReport:
     with session.store.transaction() as transaction:
         snapshot = open_stage(session, transaction, task.stage.name, (task.id,))
+    if task.id not in snapshot.states:
+        # The run was over with the stage, and the user has cleared tasks, but not its begin.
+        begin(session, task.stage.name, close=False)
+        with session.store.transaction() as transaction:
+            snapshot = open_stage(session, transaction, task.stage.name, (task.id,))
     missing = missing_inputs(task, snapshot)
     if missing:
         raise CacheError(
@@ -107,7 +113,7 @@ def _attempt(session: RunSession, task: Task, revision: int) -> TaskReport:
         )
     arguments = resolve_arguments(task, snapshot)
     own = snapshot.own_row(task.id)
-    forced = own is not None and own.state.has_output and _asks_anew(own, revision)
+    forced = own is not None and own.state.has_output and revision > own.revision
     if own is not None and own.state.has_output and not forced:
         return _report(session, snapshot, own, Decision(True, Reason.VALID, "made earlier in this run"))
     identity = identity_of(session, task, arguments, snapshot)
@@ -118,16 +124,6 @@ def _attempt(session: RunSession, task: Task, revision: int) -> TaskReport:
             row = carried(found, snapshot, task, decision, reads_open(task, snapshot))
             return _store_row(session, snapshot, attrs.evolve(row, revision=revision), decision)
     return _run(session, task, identity, arguments, snapshot, decision, revision)
-
-
-def _asks_anew(own: TaskRecord, revision: int) -> bool:
-    """Say whether a finished task is to be built again: begin found it valid, or the user asked since.
-
-    An engine does not execute what begin found valid; if it does, a user has asked for it.
-    """
-    return revision > own.revision or (
-        own.state is TaskState.VALID and own.reason != Reason.SAME_CALL and revision == 0
-    )
 
 
 def _run(
@@ -222,7 +218,7 @@ def _store_result(
                 else:
                     objects += store_output(session, transaction, task, output, generation)
             _check_names(transaction, snapshot, row, objects)
-            output_json = dump_stored(prepared.value, f"The result of task {task.id!r}")
+            output_json = dump_stored(prepared.value, f"Task {task.id!r}: result")
             seconds = time.monotonic() - started
             row = attrs.evolve(row, objects=tuple(objects), output=output_json, seconds=seconds)
         transaction.metadata.write_tasks([row])

@@ -128,7 +128,7 @@ def _public_paths(paths: Iterable[str]) -> set[str]:
 
 
 def _output(session: RunSession, task: Task, container: Stored, place: str, task_hash: str, suffix: str) -> Output:
-    where = f"{place} of task {task.id!r}"
+    where = f"Task {task.id!r}: {place}"
     assert isinstance(container, (Table, RawSql, Blob))
     if (isinstance(container, Table) and container.obj is None) or (
         isinstance(container, RawSql) and container.sql is None
@@ -149,12 +149,12 @@ def _output(session: RunSession, task: Task, container: Stored, place: str, task
 
 
 def _query(session: RunSession, container: Stored) -> str | None:
+    schemas = {name: session.store.schema(name) for name in session.plan.stage_by_name}
     if isinstance(container, RawSql):
-        stages = session.plan.stage_by_name
-        return script_text(str(container.sql), {name: session.store.schema(name) for name in stages})
+        return script_text(str(container.sql), schemas)
     if isinstance(container, Table) and session.store.is_query(container.obj):
         assert container.obj is not None
-        return query_text(container.obj, session.store.engine.dialect)
+        return query_text(container.obj, session.store.engine.dialect, schemas)
     return None
 
 

@@ -101,7 +101,7 @@ def _check_inputs(publication: Publication, node: str, row: TaskRecord) -> None:
     if not missing_inputs(task, snapshot):
         arguments = resolve_arguments(task, snapshot)
         name = session.identity_names[node]
-        now = identify(task.unbound, name, arguments, f"task {node!r}", row.cache_function_hash or "")
+        now = identify(task.unbound, name, arguments, f"Task {node!r}", row.cache_function_hash or "")
         if now.input_hash == row.input_hash:
             return
     raise StageError(

@@ -14,7 +14,6 @@ suite needs pandas and polars.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -23,89 +22,33 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.facts import TableFacts, TableLocation
 from pipedag_airflow.core.containers import Table
 from pipedag_airflow.errors import ConfigError, StoreError, UnsupportedValueError
+from pipedag_airflow.testing.store_fixtures import (
+    FRAME,
+    HOSTILE_NAMES,
+    LITERALS,
+    REFUSED,
+    ROWS,
+    SCHEMA,
+    TableStoreFixtures,
+    location,
+    objects,
+    quoted,
+    read,
+    write,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pipedag_airflow.backend.table import SQLTableStore
 
-__all__ = ["HOSTILE_NAMES", "TableStoreSuite", "location", "read", "write"]
-
-#: Names that break whatever is put together without quoting.
-HOSTILE_NAMES = (
-    "UPPER",
-    "MixEd",
-    "select",
-    "from table",
-    'quo"te',
-    "quo'te",
-    "ünï😀",
-    "a.b",
-    'a".b',
-    "a%b",
-    "%(a)s",
-    "a:b",
-    "a;b--",
-    "a\\b",
-    "[a]",
-    "{a}",
-    "?",
-    "$1",
-)
-SCHEMA = "s__g1"
-FRAME = pl.DataFrame({"a": [1, 2], "b": ["x", None]})
-ROWS = [(1, "x"), (2, None)]
+__all__ = ["TableStoreSuite"]
 
 
-def write(store: SQLTableStore, obj: Any, name: str = "t", schema: str = SCHEMA, **options: Any) -> TableFacts:
-    """Store a table in a transaction of its own."""
-    with store.transaction() as transaction:
-        return transaction.write_table(schema, Table(obj, name, **options), "task")
-
-
-def location(facts: TableFacts, name: str = "t", schema: str = SCHEMA) -> TableLocation:
-    """Return where a table is."""
-    return TableLocation("s", name, schema, name, facts.columns)
-
-
-def read(store: SQLTableStore, place: TableLocation, input_type: Any = pl.DataFrame) -> Any:
-    """Read a table in a transaction of its own."""
-    with store.transaction() as transaction:
-        return store.read_table(transaction.connection, place, input_type, "task")
-
-
-def _objects(store: SQLTableStore, *schemas: str) -> dict[tuple[str, str], bool]:
-    with store.transaction() as transaction:
-        return transaction.objects(schemas or [SCHEMA])
-
-
-def _quoted(store: SQLTableStore, *names: str) -> str:
-    return ".".join(map(store.engine.dialect.identifier_preparer.quote, names))
-
-
-def _execute(store: SQLTableStore, statement: str) -> list[tuple[Any, ...]]:
-    with store.transaction() as transaction:
-        result = transaction.connection.exec_driver_sql(statement)
-        return [tuple(row) for row in result] if result.returns_rows else []
-
-
-class TableStoreSuite:
+class TableStoreSuite(TableStoreFixtures):
     """Tests of one table store."""
-
-    @pytest.fixture
-    def make_store(self) -> Callable[..., SQLTableStore]:
-        """Give a callable that takes the options of a store and makes one. To be overridden."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    def store(self, make_store: Callable[..., SQLTableStore]) -> Iterator[SQLTableStore]:
-        """A store of an empty database."""
-        store = make_store()
-        yield store
-        store.dispose()
 
     # --- transactions -----------------------------------------------------------------------------------------------
 
@@ -114,29 +57,28 @@ class TableStoreSuite:
         with store.transaction() as transaction:
             transaction.write_table(SCHEMA, Table(FRAME, "one"), "task")
             transaction.write_table(SCHEMA, Table(FRAME, "two"), "task")
-        assert set(_objects(store)) == {(SCHEMA, "one"), (SCHEMA, "two")}
+        assert set(objects(store)) == {(SCHEMA, "one"), (SCHEMA, "two")}
 
     def test_a_transaction_that_fails_leaves_nothing(self, store: SQLTableStore) -> None:
         """And the error passes as it is."""
         if not store.transactional_ddl:
             pytest.skip("the store says that its DDL takes no part in transactions")
-        with pytest.raises(ZeroDivisionError), store.transaction() as transaction:
+        with pytest.raises(ZeroDivisionError), store.transaction() as transaction:  # noqa: PT012 - its end is the test
             transaction.write_table(SCHEMA, Table(FRAME, "one"), "task")
             raise ZeroDivisionError
-        assert not _objects(store)
+        assert not objects(store)
 
     def test_a_swallowed_error_loses_nothing_silently(self, store: SQLTableStore) -> None:
         """Either the block fails, or what it did before the error is stored."""
-        silent = True
+        told = ""
         try:
             with store.transaction() as transaction:
                 transaction.write_table(SCHEMA, Table(FRAME, "one"), "task")
                 with contextlib.suppress(sa.exc.DBAPIError):
                     transaction.connection.exec_driver_sql("SELECT * FROM nowhere")
         except StoreError as error:
-            assert "nothing" in str(error)
-            silent = False
-        assert bool(_objects(store)) == silent
+            told = str(error)
+        assert bool(objects(store)) != ("nothing of it was stored" in told)
 
     def test_a_refusal_of_the_database_is_a_store_error(self, store: SQLTableStore) -> None:
         """It shows the statement, but not the parameters."""
@@ -191,19 +133,7 @@ class TableStoreSuite:
         with pytest.raises(StoreError, match="Table 't' of task 'task'"):
             write(store, sa.text("SELECT :missing AS a"))
 
-    @pytest.mark.parametrize(
-        "value",
-        [
-            dt.date(2020, 2, 29),
-            dt.datetime(1, 1, 1, 12, 30, 0, 1),  # noqa: DTZ001 - a moment without a zone
-            dt.time(23, 59, 59, 999999),
-            dt.timedelta(days=-3, microseconds=1),
-            1e300,
-            float("inf"),
-            True,
-        ],
-        ids=repr,
-    )
+    @pytest.mark.parametrize("value", LITERALS, ids=repr)
     def test_literals_of_queries_keep_their_types(self, store: SQLTableStore, value: Any) -> None:
         """A date does not become a text."""
         facts = write(store, sa.select(sa.literal(value).label("x")))
@@ -216,9 +146,9 @@ class TableStoreSuite:
         assert read(store, location(facts)).rows() == [(3,)]
         with store.transaction() as transaction:
             transaction.show(SCHEMA, "v", SCHEMA, "t")
-        assert _objects(store) == {(SCHEMA, "t"): False, (SCHEMA, "v"): True}
+        assert objects(store) == {(SCHEMA, "t"): False, (SCHEMA, "v"): True}
         write(store, FRAME, "v")
-        assert _objects(store) == {(SCHEMA, "t"): False, (SCHEMA, "v"): False}
+        assert objects(store) == {(SCHEMA, "t"): False, (SCHEMA, "v"): False}
 
     def test_keys_and_indexes_are_what_the_database_says(self, store: SQLTableStore) -> None:
         """Columns of the key are not nullable, all others are."""
@@ -246,28 +176,11 @@ class TableStoreSuite:
 
     def test_a_key_that_is_not_unique_is_an_error(self, store: SQLTableStore) -> None:
         """It names task and table, and a value."""
-        with pytest.raises(StoreError, match="'t' of task 'task'.*7"):
+        with pytest.raises(StoreError, match=r"'t' of task 'task'.*7"):
             write(store, pl.DataFrame({"k": [1, 7, 7]}), primary_key="k")
-        assert not _objects(store)
+        assert not objects(store)
 
-    @pytest.mark.parametrize(
-        ("obj", "options", "message"),
-        [
-            (object(), {}, "Table 't' of task 'task' holds an object of type object"),
-            (FRAME, {"type_map": {"z": sa.Integer}}, "columns that the table does not have: z. It has: a, b"),
-            (FRAME, {"type_map": {"a": "INTEGER"}}, "'INTEGER' for column 'a'"),
-            (pl.DataFrame(), {}, "Table 't' has no columns"),
-            (pd.DataFrame(index=[1]), {}, "Table 't' has no columns"),
-            (pd.DataFrame([[1, 2]], columns=[1, "1"]), {}, "Table 't' has two columns of one name: 1"),
-            (pd.DataFrame({"a": [1], "x": ["y"]}).astype({"a": complex}), {}, "Column 'a' of table 't'"),
-            (pd.DataFrame({"a": [1], "x": [object()]}), {}, "Column 'x' of table 't'"),
-            (pd.DataFrame({"a": [1, 2], "x": ["y", 1]}), {}, "Column 'x' of table 't'"),
-            (pd.DataFrame({"a": [2**70, 1]}), {}, "Column 'a' of table 't'"),
-            (pl.DataFrame({"a": pl.Series([1], dtype=pl.Int128)}), {}, "Column 'a' of table 't' is of type Int128"),
-            (pl.DataFrame({"a": pl.Series([1], dtype=pl.Object)}), {}, "Column 'a' of table 't'"),
-        ],
-        ids=str,
-    )
+    @pytest.mark.parametrize(("obj", "options", "message"), REFUSED, ids=str)
     def test_what_cannot_be_stored_is_an_error(
         self, store: SQLTableStore, obj: Any, options: dict[str, Any], message: str
     ) -> None:
@@ -279,7 +192,7 @@ class TableStoreSuite:
         """The frame's values are cast; values that cannot be are an error that names the table."""
         facts = write(store, FRAME, type_map={"a": sa.String})
         assert read(store, location(facts))["a"].to_list() == ["1", "2"]
-        with pytest.raises(StoreError, match="Table 't' of task 'task'.*'x'"):
+        with pytest.raises(StoreError, match=r"Table 't' of task 'task'.*'x'"):
             write(store, FRAME, type_map={"b": sa.Integer()})
 
     # --- names ------------------------------------------------------------------------------------------------------
@@ -303,13 +216,13 @@ class TableStoreSuite:
         with store.transaction() as transaction:
             transaction.hide(store.schema(name), name)
             transaction.drop_generation_schema(schema)
-        assert not _objects(store, schema, store.schema(name))
+        assert not objects(store, schema, store.schema(name))
 
     def test_schemas_have_prefix_and_suffix(self, make_store: Callable[..., SQLTableStore]) -> None:
         """The metadata's too."""
         store = make_store(schema_prefix="Pre ", schema_suffix="_suf")
         assert (store.schema("x"), store.generation_schema("x", 12)) == ("Pre x_suf", "Pre x__g12_suf")
-        assert _objects(store, "Pre pipedag_metadata_suf")
+        assert objects(store, "Pre pipedag_metadata_suf")
         store.dispose()
 
     # --- scripts ----------------------------------------------------------------------------------------------------
@@ -317,7 +230,7 @@ class TableStoreSuite:
     def test_a_script_makes_tables_and_views(self, store: SQLTableStore) -> None:
         """Several statements; what was there before is not the script's."""
         write(store, FRAME, "before")
-        table, view = _quoted(store, SCHEMA, "T 1"), _quoted(store, SCHEMA, "v")
+        table, view = quoted(store, SCHEMA, "T 1"), quoted(store, SCHEMA, "v")
         statements = [
             f"CREATE TABLE {table} AS SELECT 1 AS a, '%s :b' AS b",
             f"INSERT INTO {table} SELECT 2, '50%'",
@@ -331,27 +244,27 @@ class TableStoreSuite:
 
     def test_a_script_that_fails_leaves_nothing(self, store: SQLTableStore) -> None:
         """The message names the task and the statement."""
-        good = f"CREATE TABLE {_quoted(store, SCHEMA, 'a')} AS SELECT 1 AS a"
+        good = f"CREATE TABLE {quoted(store, SCHEMA, 'a')} AS SELECT 1 AS a"
         with pytest.raises(StoreError, match="Statement 2 of 3 of the script of task 'task'") as caught:  # noqa: SIM117
             with store.transaction() as transaction:
                 transaction.run_script(SCHEMA, [good, "SELECT * FROM nowhere", good], "task")
         assert str(caught.value).endswith("The statement:\nSELECT * FROM nowhere")
-        assert not _objects(store)
+        assert not objects(store)
 
     @pytest.mark.parametrize(
         "statement", ["COMMIT", "rollback", "-- x\nBEGIN TRANSACTION", "/* x */ start transaction"]
     )
     def test_a_script_cannot_end_the_transaction(self, store: SQLTableStore, statement: str) -> None:
         """What came before it would stay although the task fails later, or be lost although it succeeds."""
-        good = f"CREATE TABLE {_quoted(store, SCHEMA, 'a')} AS SELECT 1 AS a"
-        with pytest.raises(StoreError, match="Statement 2 of 2 .* a transaction"), store.transaction() as transaction:
+        good = f"CREATE TABLE {quoted(store, SCHEMA, 'a')} AS SELECT 1 AS a"
+        with pytest.raises(StoreError, match=r"Statement 2 of 2 .* a transaction"), store.transaction() as transaction:
             transaction.run_script(SCHEMA, [good, statement], "task")
-        assert not _objects(store)
+        assert not objects(store)
 
     def test_a_script_can_run_again(self, store: SQLTableStore) -> None:
         """What its earlier attempt made goes first; empty statements do no harm."""
-        table, view = _quoted(store, SCHEMA, "a"), _quoted(store, SCHEMA, "v")
-        statements = [f"CREATE TABLE {table} AS SELECT 1 AS a", f"CREATE VIEW {view} AS SELECT * FROM {table}"]
+        table, view = quoted(store, SCHEMA, "a"), quoted(store, SCHEMA, "v")
+        statements = [f"CREATE TABLE {table} AS SELECT 1 AS a", f"CREATE VIEW {view} AS SELECT a FROM {table}"]  # noqa: S608
         made: list[str] = []
         for _ in range(2):
             with store.transaction() as transaction:
@@ -370,7 +283,7 @@ class TableStoreSuite:
         for _ in range(2):
             with store.transaction() as transaction:
                 transaction.hide("s", "shown")
-            assert not _objects(store, "s")
+            assert not objects(store, "s")
 
     def test_a_table_made_by_hand_is_left_alone(self, store: SQLTableStore) -> None:
         """It cannot be published over, and is not hidden."""
@@ -391,12 +304,12 @@ class TableStoreSuite:
         for _ in range(2):
             with store.transaction() as transaction:
                 transaction.drop_generation_schema(SCHEMA)
-            assert _objects(store, SCHEMA, "s__g11") == {("s__g11", "t"): False}
+            assert objects(store, SCHEMA, "s__g11") == {("s__g11", "t"): False}
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def test_a_table_is_read_as_the_task_asks(self, store: SQLTableStore) -> None:
-        """pandas with both backends, polars eager and lazy."""
+        """As pandas with both backends, polars eager and lazy."""
         place = location(write(store, FRAME))
         numpy, arrow = read(store, place, pd.DataFrame), read(store, place, (pd.DataFrame, "arrow"))
         assert [str(dtype) for dtype in numpy.dtypes] == ["Int64", "string"]
@@ -460,11 +373,11 @@ class TableStoreSuite:
         store = make_store(avoid_drop_create_schema=True)
         for schema in (store.schema("pipedag_metadata"), SCHEMA):
             with store.connection() as connection:
-                connection.exec_driver_sql(f"CREATE SCHEMA {_quoted(store, schema)}")
+                connection.exec_driver_sql(f"CREATE SCHEMA {quoted(store, schema)}")
         write(store, FRAME)
         with store.transaction() as transaction:
             transaction.drop_generation_schema(SCHEMA)
-        assert not _objects(store)
+        assert not objects(store)
         write(store, FRAME)
         with pytest.raises(StoreError):
             write(store, FRAME, schema="nobody_made_it")

@@ -128,7 +128,7 @@ def test_the_result_of_the_cache_function_counts_by_value():
 
 
 def test_a_result_of_the_cache_function_that_cannot_be_stored_is_refused():
-    with pytest.raises(UnsupportedValueError, match=r"^The result of the cache function of task 'clean\.task'\[0\] is of"):
+    with pytest.raises(UnsupportedValueError, match=r"The result of the cache function of .*\[0\] is of type set"):
         identity(task(cache=lambda a: [{1}]))
 
 

@@ -71,11 +71,12 @@ def test_another_stage_or_name_is_another_text(dialect, query, other):
 
 
 def test_different_queries_have_different_texts(dialect):
-    texts = [query_text(query(table()), dialect) for query in QUERIES.values()]
-    assert len(set(texts)) >= len(texts) - 2  # the table itself, its alias, and all of it may be one
+    said_otherwise = {"the table", "its alias", "an alias of an alias"}
+    queries = [query(table()) for name, query in QUERIES.items() if name not in said_otherwise]
+    assert len({query_text(query, dialect) for query in queries}) == len(queries)
 
 
-@pytest.mark.parametrize("made", [lambda t: t, lambda t: t.alias("flights"), lambda t: sa.select(t).subquery("flights")])
+@pytest.mark.parametrize("made", [lambda t: t, lambda t: t.alias("flights"), lambda t: sa.select(t).subquery("sub")])
 def test_a_bare_table_alias_or_subquery_stands_for_all_of_its_rows(dialect, made):
     bare = made(table())
     assert query_text(bare, dialect) == query_text(sa.select(bare), dialect)
@@ -102,7 +103,8 @@ def test_aliases_without_a_name_are_not_taken_for_named_ones(dialect):
 
 
 @pytest.mark.parametrize(
-    "literals", [("x", "X"), ("it's", "its"), ('"a"', "a"), ("100%", "100"), ("%%", "%"), ("[a]", "a"), ("a__g1", "a__g2")]
+    "literals",
+    [("x", "X"), ("it's", "its"), ('"a"', "a"), ("100%", "100"), ("%%", "%"), ("[a]", "a"), ("a__g1", "a__g2")],
 )
 @pytest.mark.parametrize("schemas", [None, SCHEMAS | {"a": "a"}])
 def test_literals_count_as_they_are(dialect, literals, schemas):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +56,11 @@ SEPARATORS = {
     "one character": ("|", "SELECT 1; | SELECT '|'", ["SELECT 1;", "SELECT '|'"]),
     "several characters": (";;", "SELECT 1; SELECT 2;; SELECT 3", ["SELECT 1; SELECT 2", "SELECT 3"]),
     "a word": ("GO", "SELECT 1\nGO\nSELECT 2\nGO", ["SELECT 1", "SELECT 2"]),
-    "a word is not part of another": ("GO", "SELECT GOAT, CARGO, go_1\nGO SELECT 2", ["SELECT GOAT, CARGO, go_1", "SELECT 2"]),
+    "a word is not part of another": (
+        "GO",
+        "SELECT GOAT, CARGO\nGO SELECT GO_1",
+        ["SELECT GOAT, CARGO", "SELECT GO_1"],
+    ),
     "a word in a string": ("GO", "SELECT 'GO' -- GO\nGO\nSELECT \"GO\"", ["SELECT 'GO' -- GO", 'SELECT "GO"']),
     "characters that mean something in a pattern": (".*", "SELECT 1.*SELECT 2", ["SELECT 1", "SELECT 2"]),
     "lines": ("\n/\n", "SELECT 1 / 2\n/\nSELECT 3", ["SELECT 1 / 2", "SELECT 3"]),
@@ -67,7 +73,7 @@ def test_the_separator_is_the_users(separator, sql, statements):
 
 
 pieces = st.sampled_from(
-    ["SELECT 1", ";", " ", "\n", "'", "''", '"', "--", "/*", "*/", "$$", "$a$", "E'", "\\", "\\'", "clean__g3", "ü", "|"]
+    ["SELECT 1", ";", " ", "\n", "'", "''", '"', "--", "/*", "*/", "$$", "$a$", "E'", "\\", "\\'", "clean", "__g", "1"]
 )
 scripts = st.lists(pieces, max_size=25).map("".join)
 
@@ -82,14 +88,14 @@ def test_no_piece_is_empty_and_code_is_in_one_piece(sql):
     found = list(_pieces(sql))
     assert all(text for text, _ in found)
     kinds = [piece for _, piece in found]
-    assert (Piece.CODE, Piece.CODE) not in zip(kinds, kinds[1:], strict=False)
+    assert (Piece.CODE, Piece.CODE) not in itertools.pairwise(kinds)
 
 
 @given(scripts)
 def test_splitting_loses_nothing_but_separators_space_and_comments(sql):
     def code(text):
-        kept = (part.replace(";", "") if piece is Piece.CODE else part for part, piece in _pieces(text) if piece is not Piece.COMMENT)
-        return "".join("".join(kept).split())
+        kept = [(part, piece) for part, piece in _pieces(text) if piece is not Piece.COMMENT]
+        return "".join("".join(part.replace(";", "") if piece is Piece.CODE else part for part, piece in kept).split())
 
     assert "".join(map(code, split_script(sql))) == code(sql)
 
@@ -118,7 +124,8 @@ LOGICAL = {
     "another stage": (PLAIN, "other__g1.t", "other__g1.t"),
     "no number": (PLAIN, "clean__g.t", "clean__g.t"),
     "with prefix and suffix": (AFFIXES, "dev_clean__g3_x.t", "{clean}.t"),
-    "without the prefix or suffix it should have": (AFFIXES, "clean__g3_x.t dev_clean__g3.t", "clean__g3_x.t dev_clean__g3.t"),
+    "without its prefix": (AFFIXES, "clean__g3_x.t", "clean__g3_x.t"),
+    "without its suffix": (AFFIXES, "dev_clean__g3.t", "dev_clean__g3.t"),
     "the longest stage name wins": ({"a": "a", "a__g1_a": "a__g1_a"}, "a__g1_a__g2.t", "{a__g1_a}.t"),
     "the longest wins whatever the order": ({"x": "p.x", "p.x": "p.p.x"}, "p.p.x__g1.t", "{p.x}.t"),
     "a prefix that holds the stage": ({"a": "a_a"}, "a_a__g3.t", "{a}.t"),
@@ -133,15 +140,12 @@ def test_schemas_of_generations_stand_under_the_names_of_their_stages(schemas, s
     assert script_text(sql, schemas) == logical
 
 
-@given(st.lists(pieces, max_size=12), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_a_script_is_the_same_text_in_every_generation(parts, one, other):
-    def text(generation):
-        sql = " ".join(["CREATE TABLE", f"clean__g{generation}.t", *parts])
-        return script_text(sql.replace("clean__g3", "raw"), PLAIN)
-
-    assert text(one) == text(other)
+@given(scripts, st.integers(0, 10**6), st.integers(0, 10**6))
+def test_a_script_is_the_same_text_in_every_generation(sql, one, other):
+    texts = {script_text(f"CREATE TABLE clean__g{number}.t AS {sql}", PLAIN) for number in (one, other)}
+    assert len(texts) == 1
 
 
 @given(scripts)
 def test_a_script_without_generations_is_left_as_it_is(sql):
-    assert script_text(sql.replace("clean__g3", "clean"), PLAIN) == sql.replace("clean__g3", "clean")
+    assert script_text(sql, {"other": "other"}) == sql

@@ -27,7 +27,7 @@ def test_a_container_keeps_its_object_and_name(kind):
 @pytest.mark.parametrize("kind", [Table, RawSql, Blob])
 @pytest.mark.parametrize("name", [1, b"x", ["x"]])
 def test_a_name_is_a_string(kind, name):
-    with pytest.raises(TypeError, match="The name of a .* is a string, not"):
+    with pytest.raises(TypeError, match=r"The name of a .* is a string, not"):
         kind(None, name)
 
 
@@ -97,7 +97,7 @@ def test_a_table_that_the_script_did_not_make_is_not_there(script, name):
     assert name not in script
     assert script.get(name) is None
     assert script.get(name, "default") == "default"
-    with pytest.raises(KeyError, match="script> made no table .*, but: Flights, planes"):
+    with pytest.raises(KeyError, match=r"script> made no table .*, but: Flights, planes"):
         script[name]
 
 

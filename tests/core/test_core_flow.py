@@ -47,7 +47,7 @@ def test_an_error_in_the_block_closes_flow_and_stages():
         task(1 / 0)
     assert definition.current_flow() is None
     assert definition.current_stage() is None
-    with pytest.raises(FlowError, match="'broken' has no plan: .* or left with an error"):
+    with pytest.raises(FlowError, match=r"'broken' has no plan: .* or left with an error"):
         flow.plan()
 
 
@@ -88,7 +88,7 @@ def test_an_unknown_stage_is_a_key_error_that_names_the_known_ones():
         with Stage("report"):
             pass
     for look_up in (flow.__getitem__, flow.get_stage):
-        with pytest.raises(KeyError, match="'sales' has no stage 'raw'. Its stages: clean, report"):
+        with pytest.raises(KeyError, match=r"'sales' has no stage 'raw'. Its stages: clean, report"):
             look_up("raw")
 
 

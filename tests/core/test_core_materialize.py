@@ -177,6 +177,6 @@ def test_a_running_task_may_call_a_task_whose_input_type_is_its_own_or_none(runn
 def test_a_running_task_may_not_call_a_task_of_another_input_type(running, outer, inner):
     running(outer)
     called = []
-    with pytest.raises(RuntimeError, match="'outer' .* calls task 'append', whose input_type is"):
+    with pytest.raises(RuntimeError, match=r"'outer' .* calls task 'append', whose input_type is"):
         materialize(input_type=inner)(called.append)(1)
     assert called == []

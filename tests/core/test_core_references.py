@@ -148,8 +148,9 @@ def test_an_argument_that_would_hide_a_task_is_refused_by_its_name():
     def named(first, second):
         return first, second
 
+    expected = r"Task 'clean\.named' of flow 'sales': argument second is of type set"
     with (
-        pytest.raises(UnsupportedValueError, match=r"Task 'clean\.named' of flow 'sales': argument second is of type set"),
+        pytest.raises(UnsupportedValueError, match=expected),
         Flow("sales"),
         Stage("clean"),
     ):

@@ -159,7 +159,7 @@ def test_a_negative_index_counts_from_the_end_and_no_further_than_the_first():
 def test_an_unknown_task_is_a_key_error_that_names_the_known_ones(key):
     with Flow(), Stage("clean") as stage:
         task()
-    with pytest.raises(KeyError, match="'clean' has no task 'tusk'. Its tasks: task"):
+    with pytest.raises(KeyError, match=r"'clean' has no task 'tusk'. Its tasks: task"):
         stage[key]
 
 

@@ -64,7 +64,7 @@ scalars = (
     | st.text(st.characters(exclude_categories=[]))
     | st.dates()
     | st.datetimes().map(without_fold)
-    | st.datetimes(timezones=st.sampled_from([dt.UTC, dt.timezone(dt.timedelta(hours=-3, minutes=-30))])).map(without_fold)
+    | st.datetimes(timezones=st.sampled_from([dt.UTC, SUMMER])).map(without_fold)
     | st.times().map(without_fold)
     | st.timedeltas()
     | st.builds(Path, st.text("ab/. ", min_size=1))
@@ -178,7 +178,7 @@ def test_containers_come_back_within_other_values():
 @pytest.mark.parametrize("dump", [dump_stored, dump_identity])
 @pytest.mark.parametrize("container", [Table("frame", "t"), Blob(1, "b"), RawSql("SELECT 1", "s")])
 def test_a_container_that_no_task_returned_is_refused(dump, container):
-    with pytest.raises(UnsupportedValueError, match=r"^value\['x'\] is <.*>, which is not stored: return it from a task"):
+    with pytest.raises(UnsupportedValueError, match=r"^value\['x'\] is <.*>, which is not stored: return it"):
         dump({"x": container}, "value")
 
 
@@ -241,7 +241,18 @@ def test_only_equal_values_have_equal_identities(left, right):
 
 
 DISTINCT = [1, 1.0, True, "1", None, "None", [], {}, [1], {"1": 1}, {1: 1}, {"$": 1}, Path("1"), dt.date(2024, 1, 1)]
-DISTINCT += ["2024-01-01", dt.datetime(2024, 1, 1), dt.timedelta(1), Stage("1"), [[]], [None], "", 0, -1, {"v": 1}]
+DISTINCT += [
+    "2024-01-01",
+    dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
+    dt.timedelta(1),
+    Stage("1"),
+    [[]],
+    [None],
+    "",
+    0,
+    -1,
+    {"v": 1},
+]
 
 
 def test_values_of_different_types_have_different_identities():

@@ -399,10 +399,10 @@ def test_two_tasks_that_claim_one_table_name_are_both_named(project: Project) ->
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"a": [1, {2, 3}]}, r"The result of task 'one.bad'\['a'\]\[1\] is of type set.*sorted"),
-        (object(), r"The result of task 'one.bad' is of type object"),
-        (float("nan"), r"The result of task 'one.bad' is nan"),
-        (Table(None, "empty"), r"result of task 'one.bad' is an empty Table"),
+        ({"a": [1, {2, 3}]}, r"Task 'one.bad': result\['a'\]\[1\] is of type set.*sorted"),
+        (object(), r"Task 'one.bad': result is of type object"),
+        (float("nan"), r"Task 'one.bad': result is nan"),
+        (Table(None, "empty"), r"Task 'one.bad': result is an empty Table"),
         (Table(3, "number"), r"Table 'number' of task 'one.bad' holds an object of type int"),
     ],
     ids=["set", "object", "nan", "empty table", "no table"],

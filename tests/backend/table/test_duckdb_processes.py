@@ -74,7 +74,7 @@ def test_a_program_that_has_the_file_open_is_waited_for(
 def test_a_program_that_keeps_the_file_open_is_an_error(tmp_path: Path, foreign: subprocess.Popen[str]) -> None:
     store = SQLTableStore(f"duckdb:///{tmp_path}/x.duckdb")
     store.foreign_lock_seconds = 0.0  # type: ignore[attr-defined]
-    with pytest.raises(StoreError, match="Another program keeps the file open.*close it"), store.transaction():
+    with pytest.raises(StoreError, match=r"Another program keeps the file open.*close it"), store.transaction():
         pass
     foreign.communicate()
     with store.transaction():

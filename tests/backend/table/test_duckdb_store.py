@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from pipedag_airflow.backend.table import SQLTableStore
 from pipedag_airflow.backend.table.sql.dialects import DuckDBTableStore
 from pipedag_airflow.errors import ConfigError, MissingExtraError, StoreError
-from pipedag_airflow.testing.store_suite import TableStoreSuite, location, read, write
+from pipedag_airflow.testing.store_fixtures import location, read, write
+from pipedag_airflow.testing.store_suite import TableStoreSuite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +59,12 @@ def test_an_unknown_database_is_an_error_without_the_password(url: str, message:
 
 
 def test_after_a_swallowed_error_the_block_fails(store: SQLTableStore) -> None:
-    with pytest.raises(StoreError, match="its error was caught"), store.transaction() as transaction:
-        with pytest.raises(sa.exc.DBAPIError):
+    def ignore_an_error() -> None:
+        with store.transaction() as transaction, pytest.raises(sa.exc.DBAPIError):
             transaction.connection.exec_driver_sql("SELECT * FROM nowhere")
+
+    with pytest.raises(StoreError, match="its error was caught"):
+        ignore_an_error()
     write(store, pl.DataFrame({"a": [1]}))
 
 
@@ -151,13 +155,15 @@ def test_the_folder_of_the_file_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["no.duckdb", ".", "no.duckdb/x.duckdb"], ids=["text", "folder", "folder is a file"])
 def test_what_is_no_database_is_an_error_that_names_it(tmp_path: Path, place: str) -> None:
     (tmp_path / "no.duckdb").write_text("this is a text" * 1000)
-    with pytest.raises(StoreError, match="The (folder of the )?database duckdb:///.* cannot be"):
+    with pytest.raises(StoreError, match=r"The (folder of the )?database duckdb:///.* cannot be"):
         opened(tmp_path / place)
     assert (tmp_path / "no.duckdb").read_text() == "this is a text" * 1000
 
 
 @pytest.mark.parametrize("missing", ["duckdb", "duckdb_sqlalchemy"])
 def test_a_missing_driver_names_the_extra(store: SQLTableStore, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    for loaded in [name for name in sys.modules if name.startswith("duckdb_sqlalchemy")]:
+        monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.delitem(sa.dialects.registry.impls, "duckdb", raising=False)
     with pytest.raises(MissingExtraError, match=r"pip install 'pipedag-airflow\[duckdb\]'"), store.transaction():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.backend.table.sql.frames.arrow import from_database
@@ -57,16 +59,40 @@ class PandasFrames(FrameType):
         return frame
 
 
+#: How pyarrow says that it cannot convert something; its own errors derive from these.
+_REFUSALS = (ValueError, TypeError, OverflowError, NotImplementedError)
+#: Kinds of values of which a column has one; a subclass comes before its base.
+_FAMILIES = (
+    (bool, "bool"),
+    (str, "str"),
+    (bytes, "bytes"),
+    (dt.datetime, "datetime"),
+    (dt.date, "date"),
+    (dt.time, "time"),
+    (dt.timedelta, "timedelta"),
+    (Number, "number"),
+)
+
+
 def _to_arrow(frame: pd.DataFrame, table: str) -> pa.Table:
     """Return the frame as Arrow; NaN in a column of numpy's floats is a missing value, as pandas has it."""
     import pyarrow as pa
 
+    for name in frame.columns[[str(dtype) == "object" for dtype in frame.dtypes]]:
+        # Arrow would convert some mixtures: of a date and a datetime it keeps the dates.
+        families = {_family(kind) for kind in frame[name].dropna().map(type).unique()} - {None}
+        if len(families) > 1:
+            raise _refusal(frame[name], table, f"it mixes {' and '.join(sorted(map(str, families)))}")
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except _REFUSALS:
-        for column in frame.columns:
-            _check_column(frame[column], table)
+        for name in frame.columns:
+            _check_column(frame[name], table)
         raise
+
+
+def _family(kind: type) -> str | None:
+    return next((name for base, name in _FAMILIES if issubclass(kind, base)), None)
 
 
 def _check_column(column: pd.Series[Any], table: str) -> None:
@@ -76,14 +102,14 @@ def _check_column(column: pd.Series[Any], table: str) -> None:
         pa.Array.from_pandas(column)
     except _REFUSALS as error:
         reason = error.args[0] if isinstance(error, pa.ArrowException) else error
-        raise UnsupportedValueError(
-            f"Column {column.name!r} of table {table!r} is of dtype {column.dtype} and cannot be stored: {reason}. "
-            "Give all of its values one type, or convert it, to text for example."
-        ) from error
+        raise _refusal(column, table, reason) from error
 
 
-#: How pyarrow says that it cannot convert something; its own errors derive from these.
-_REFUSALS = (ValueError, TypeError, OverflowError, NotImplementedError)
+def _refusal(column: pd.Series[Any], table: str, reason: object) -> UnsupportedValueError:
+    return UnsupportedValueError(
+        f"Column {column.name!r} of table {table!r} is of dtype {column.dtype} and cannot be stored: {reason}. "
+        "Give all of its values one type, or convert it, to text for example."
+    )
 
 
 def _type_and_backend(input_type: Any) -> tuple[Any, str]:
