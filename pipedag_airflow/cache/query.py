@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
+from pipedag_airflow.backend.table.sql.literals import printable
 from pipedag_airflow.cache.script import script_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def query_text(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[s
             stand under the names of their stages, too. See :func:`script_text`.
     """
     logical = _logical_dialect(dialect)
-    text = str(as_query(query).compile(dialect=logical, compile_kwargs={"literal_binds": True}))
+    text = str(printable(as_query(query)).compile(dialect=logical, compile_kwargs={"literal_binds": True}))
     return script_text(text, schemas or {})
 
 

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_dag", "stage_edges"]
 
-_AIRFLOW_ID = re.compile(r"[\w.-]+")
-_LONGEST_ID = 250
+# What Airflow takes as an id of DAGs and tasks, and, more strictly, of groups.
+_ID = re.compile(r"[\w.-]{1,250}")
+_GROUP_ID = re.compile(r"[\w-]{1,200}")
 _START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
 
@@ -64,14 +65,20 @@ def compile_dag(flow: Flow, dag_args: Mapping[str, Any]) -> DAG:
 
 
 def _check_ids(plan: Plan) -> None:
-    ids = [("flow", plan.flow), *(("stage", stage.name) for stage in plan.stages)]
-    ids += [(f"stage {node.stage!r}: task", node.id) for node in plan.nodes]
+    """Refuse names that Airflow would refuse with an error that says neither flow nor stage."""
+    letters = "letters, digits, dashes and underscores"
+    for stage in plan.stages:
+        _check_id(plan, f"stage {stage.name!r}", stage.name, _GROUP_ID, f"{letters}, 200 at most")
+    ids = [("flow", plan.flow), *((f"stage {node.stage!r}: task", node.id) for node in plan.nodes)]
     for what, name in ids:
-        if len(name) > _LONGEST_ID or _AIRFLOW_ID.fullmatch(name) is None:
-            raise FlowError(
-                f"Flow {plan.flow!r} cannot become a DAG: the {what} {name!r} has a name that Airflow does not take. "
-                f"Use letters, digits, dashes, dots and underscores, {_LONGEST_ID} at most."
-            )
+        _check_id(plan, f"{what} {name!r}", name, _ID, f"{letters}, and dots, 250 at most")
+
+
+def _check_id(plan: Plan, what: str, name: str, accepted: re.Pattern[str], rule: str) -> None:
+    if accepted.fullmatch(name) is None:
+        raise FlowError(
+            f"Flow {plan.flow!r} cannot become a DAG: the {what} has a name that Airflow does not take. Use {rule}."
+        )
 
 
 def _dag_arguments(flow: Flow, settings: dict[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,7 @@ def on_flow_defined(flow: Flow, module: Mapping[str, Any]) -> None:
     name = DagContext.current_autoregister_module_name
     if name is None or module.get("__name__") != name:
         return
-    known = _automatic.get((name, flow.name))
-    if known is not None and any(dag is known[1] for dag, _ in DagContext.autoregistered_dags):
-        raise DuplicateNameError(
-            f"The module {flow.file} has two flows of the name {flow.name!r}: each flow becomes the DAG of its name. "
-            "Rename one of them."
-        )
+    _refuse_second(flow, flow.name)
     _automatic[name, flow.name] = (flow, compile_dag(flow, {}))
 
 
@@ -55,10 +50,24 @@ def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -
         flow: The flow.
         module: Global variables of the calling module.
         dag_args: Arguments of ``airflow.sdk.DAG``; they win over pipedag.yaml.
+
+    Raises:
+        DuplicateNameError: if the module has another DAG of that name.
+        FlowError: if the flow cannot become a DAG.
     """
     name = DagContext.current_autoregister_module_name or ""
     known = _automatic.get((name, flow.name))
     if known is not None and known[0] is flow and module.get("__name__") == name:
         registered = DagContext.autoregistered_dags
         registered -= {(dag, owner) for dag, owner in registered if dag is known[1]}
+    _refuse_second(flow, dag_args.get("dag_id", flow.name))
     return compile_dag(flow, dag_args)
+
+
+def _refuse_second(flow: Flow, dag_id: str) -> None:
+    """Airflow itself takes any one of two DAGs of one name in a file, today this one and tomorrow that one."""
+    if any(dag.dag_id == dag_id for dag, _ in DagContext.autoregistered_dags):
+        raise DuplicateNameError(
+            f"The module {flow.file} has two flows, or DAGs, of the name {dag_id!r}: each flow becomes the DAG of its "
+            "name. Rename one of them."
+        )

@@ -15,6 +15,7 @@ from pipedag_airflow.run.inputs import reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import decide_lazy_ahead
 from pipedag_airflow.run.release import FINISHED, release_finished
 from pipedag_airflow.run.snapshot import Snapshot, take_snapshot
+from pipedag_airflow.run.unchanged import is_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +79,7 @@ def begin(session: RunSession, stage: str, *, close: bool = True) -> StageReport
             snapshot = open_stage(session, transaction, stage, tasks)
         crash_point("begin.opened")
         decisions, rows = _decide_stage(session, snapshot, tasks)
-        closed = close and bool(tasks) and _is_unchanged(rows, snapshot)
+        closed = close and bool(tasks) and is_unchanged(rows, snapshot)
         with session.store.transaction() as transaction:
             transaction.metadata.check_fence(stage, snapshot.generation.number)
             also_over: tuple[str, ...] = ()
@@ -189,17 +190,3 @@ def _is_unsettled(session: RunSession, task: Task, source: Task, snapshot: Snaps
     """Say whether a result is not there yet, or may still change: a nested stage runs within the one that reads it."""
     nested = session.plan.is_inside(source.stage.name, task.stage.name)
     return nested or snapshot.output_row(source.id) is None
-
-
-def _is_unchanged(rows: Mapping[str, TaskRecord], snapshot: Snapshot) -> bool:
-    """Say whether the stage would look the same if it were published: then nothing is done."""
-    before = snapshot.live_rows()
-    return before.keys() == rows.keys() and all(_shows_same(before[node], row) for node, row in rows.items())
-
-
-def _shows_same(before: TaskRecord, now: TaskRecord) -> bool:
-    def shown(row: TaskRecord) -> Any:
-        objects = {(stored.kind, stored.name, stored.container, stored.location) for stored in row.objects}
-        return row.position, row.output, objects
-
-    return now.state.has_output and shown(before) == shown(now)

@@ -8,28 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
+from pipedag_airflow.backend.metadata import ObjectKind, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Identity, Reason
-from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.errors import CacheError, RunError
 from pipedag_airflow.run.begin import begin, open_stage
 from pipedag_airflow.run.call import call_function
-from pipedag_airflow.run.crash import crash_point
-from pipedag_airflow.run.decide import (
-    carried,
-    decide_eager,
-    duplicate_name,
-    identity_of,
-    pending,
-    reusable,
-    task_hash_for,
-)
+from pipedag_airflow.run.decide import carried, decide_eager, identity_of, pending, task_hash_for
 from pipedag_airflow.run.inputs import load_arguments, missing_inputs, reads_open, resolve_arguments
-from pipedag_airflow.run.lazy import renamed, reuse_all, valid_row, why_lazy_runs
-from pipedag_airflow.run.outputs import Prepared, prepare, store_output
+from pipedag_airflow.run.lazy import reuse_all, valid_row, why_lazy_runs
+from pipedag_airflow.run.outputs import prepare
+from pipedag_airflow.run.snapshot import Snapshot
+from pipedag_airflow.run.storing import InputsMovedError, record_failure, store_result, store_valid
 
 if TYPE_CHECKING:
-    from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.run.session import RunSession
     from pipedag_airflow.run.snapshot import Snapshot
@@ -40,10 +31,6 @@ log = logging.getLogger(__name__)
 
 #: How often a task starts over because another run published one of its inputs meanwhile.
 _ATTEMPTS = 3
-
-
-class _InputsMovedError(Exception):
-    """Another run published a stage that was read; nothing was stored."""
 
 
 @attrs.frozen
@@ -86,7 +73,7 @@ def execute(session: RunSession, node: str, *, revision: int = 0) -> TaskReport:
         for _ in range(_ATTEMPTS):
             try:
                 report = _attempt(session, task, revision)
-            except _InputsMovedError as moved:
+            except InputsMovedError as moved:
                 log.info("%s: %s; deciding anew", node, moved)
             else:
                 _log(report)
@@ -115,14 +102,14 @@ def _attempt(session: RunSession, task: Task, revision: int) -> TaskReport:
     own = snapshot.own_row(task.id)
     forced = own is not None and own.state.has_output and revision > own.revision
     if own is not None and own.state.has_output and not forced:
-        return _report(session, snapshot, own, Decision(True, Reason.VALID, "made earlier in this run"))
+        return _report(snapshot, own, Decision(True, Reason.VALID, "made earlier in this run"))
     identity = identity_of(session, task, arguments, snapshot)
     decision = Decision(False, Reason.FORCED, "built anew on request") if forced else None
     if decision is None and not task.unbound.lazy:
         decision, found = decide_eager(session, task, identity, snapshot)
         if found is not None:
             row = carried(found, snapshot, task, decision, reads_open(task, snapshot))
-            return _store_row(session, snapshot, attrs.evolve(row, revision=revision), decision)
+            return _report(snapshot, *store_valid(session, snapshot, attrs.evolve(row, revision=revision), decision))
     return _run(session, task, identity, arguments, snapshot, decision, revision)
 
 
@@ -147,14 +134,16 @@ def _run(
             if objects is not None:
                 decision = Decision(True, Reason.VALID)
                 row = valid_row(session, task, identity, task_hash, prepared, objects, snapshot, decision)
-                return _store_row(session, snapshot, attrs.evolve(row, revision=revision), decision)
+                return _report(
+                    snapshot, *store_valid(session, snapshot, attrs.evolve(row, revision=revision), decision)
+                )
             decision = why_lazy_runs(task, prepared, identity, snapshot)
         row = _new_row(session, task, identity, task_hash, snapshot, decision, revision)
-        return _store_result(session, snapshot, task, row, prepared, decision, started)
-    except _InputsMovedError:
+        return _report(snapshot, *store_result(session, snapshot, task, row, prepared, decision, started))
+    except InputsMovedError:
         raise
     except Exception as error:
-        _record_failure(session, snapshot, task, error)
+        record_failure(session, snapshot, task, error)
         raise
 
 
@@ -180,118 +169,7 @@ def _new_row(
     )
 
 
-def _store_result(
-    session: RunSession,
-    snapshot: Snapshot,
-    task: Task,
-    row: TaskRecord,
-    prepared: Prepared,
-    decision: Decision,
-    started: float,
-) -> TaskReport:
-    """Store tables and the row that describes them in one transaction."""
-    crash_point("execute.before_store")
-    generation = snapshot.generation.number
-    with session.store.transaction() as transaction:
-        _check_ground(transaction, snapshot)
-        twin = _same_call(transaction, task, row) if decision.reason is not Reason.FORCED else None
-        if twin is not None:
-            decision = Decision(True, Reason.SAME_CALL, f"the same call as {twin.node}")
-            row = attrs.evolve(
-                twin,
-                node=row.node,
-                position=row.position,
-                state=TaskState.VALID,
-                reason=decision.reason.value,
-                detail=decision.detail,
-                twin=twin.twin or twin.node,
-            )
-        else:
-            objects: list[ObjectRecord] = []
-            for output in prepared.outputs:
-                found = (
-                    reusable(output, snapshot) if task.unbound.lazy and decision.reason is not Reason.FORCED else None
-                )
-                if found is not None:
-                    found = renamed(output, found)
-                    objects += [attrs.evolve(stored, generation=generation, node=task.id) for stored in found]
-                else:
-                    objects += store_output(session, transaction, task, output, generation)
-            _check_names(transaction, snapshot, row, objects)
-            output_json = dump_stored(prepared.value, f"Task {task.id!r}: result")
-            seconds = time.monotonic() - started
-            row = attrs.evolve(row, objects=tuple(objects), output=output_json, seconds=seconds)
-        transaction.metadata.write_tasks([row])
-        crash_point("execute.stored")
-    return _report(session, snapshot, row, decision)
-
-
-def _store_row(session: RunSession, snapshot: Snapshot, row: TaskRecord, decision: Decision) -> TaskReport:
-    """Record a valid result."""
-    with session.store.transaction() as transaction:
-        _check_ground(transaction, snapshot)
-        if row.twin is None:
-            _check_names(transaction, snapshot, row, list(row.objects))
-        transaction.metadata.write_tasks([row])
-    return _report(session, snapshot, row, decision)
-
-
-def _check_ground(transaction: SQLTransaction, snapshot: Snapshot) -> None:
-    """Check that this run still holds the stage, and that what was read is still what is published."""
-    transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
-    pins = snapshot.pins()
-    now = transaction.metadata.stages(pins)
-    for stage, generation in pins.items():
-        if now[stage].live != generation:
-            raise _InputsMovedError(
-                f"stage {stage!r} was published meanwhile (generation {now[stage].live}, read was {generation})"
-            )
-
-
-def _same_call(transaction: SQLTransaction, task: Task, row: TaskRecord) -> TaskRecord | None:
-    """Return the row of another node that made the same call in this generation meanwhile."""
-    rows = transaction.metadata.read_tasks([(row.stage, row.generation)])
-    return next(
-        (
-            other
-            for other in rows
-            if other.node != task.id
-            and other.state.has_output
-            and (other.memo_key, other.name) == (row.memo_key, row.name)
-        ),
-        None,
-    )
-
-
-def _check_names(transaction: SQLTransaction, snapshot: Snapshot, row: TaskRecord, objects: list[ObjectRecord]) -> None:
-    for kind in ObjectKind:
-        named = {stored.name: stored for stored in objects if stored.kind is kind}
-        owners = transaction.metadata.object_owners(snapshot.stage, snapshot.generation.number, kind, list(named))
-        for name, owner in owners.items():
-            if owner != row.node:
-                raise duplicate_name(named[name], owner, row.node)
-
-
-def _record_failure(session: RunSession, snapshot: Snapshot, task: Task, error: Exception) -> None:
-    """Note in the metadata that the task failed; if even that fails, the task's own error matters more."""
-    own = snapshot.own_row(task.id)
-    failed = attrs.evolve(
-        pending(session, snapshot, task, Decision(False, Reason.FIRST_RUN), None),
-        state=TaskState.FAILED,
-        reason="failed",
-        detail=f"{type(error).__name__}: {error}"[:2000],
-        cache_function_hash=None if own is None else own.cache_function_hash,
-    )
-    try:
-        with session.store.transaction() as transaction:
-            transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
-            transaction.metadata.write_tasks([failed])
-    except Exception as second:
-        log.warning("%s: that it failed could not be recorded: %s", task.id, second)
-
-
-def _report(session: RunSession, snapshot: Snapshot, row: TaskRecord, decision: Decision) -> TaskReport:
-    del session
+def _report(snapshot: Snapshot, row: TaskRecord, decision: Decision) -> TaskReport:
     tables = tuple(
         (stored.name, str(stored.container), stored.rows or 0)
         for stored in row.objects

@@ -28,8 +28,10 @@ def collect_garbage(session: RunSession, stage: str) -> None:
             old = _old(generations, live, session.config.generations_to_keep)
             if not old:
                 return
-            unused = transaction.metadata.drop_generations(stage, old)
-            schemas = {session.store.generation_schema(stage, number) for number in old}
+            unused = transaction.metadata.drop_generations(stage, [record.number for record in old])
+            # A generation that changed nothing has made nothing.
+            made = [record.number for record in old if record.state is not GenerationState.UNCHANGED]
+            schemas = {session.store.generation_schema(stage, number) for number in made}
             schemas -= transaction.metadata.containers(stage)
             for schema in sorted(schemas):
                 transaction.drop_generation_schema(schema)
@@ -40,16 +42,20 @@ def collect_garbage(session: RunSession, stage: str) -> None:
         log.warning("Stage %s: old generations could not be removed, the next publish tries again: %s", stage, error)
 
 
-def _old(generations: list[GenerationRecord], live: int | None, keep: int) -> list[int]:
-    """Return the numbers of the generations that are not needed.
+def _old(generations: list[GenerationRecord], live: int | None, keep: int) -> list[GenerationRecord]:
+    """Return the generations that are not needed.
 
-    Those are old published ones, and all others before the live one: what an abandoned generation before the live one
-    had made is either carried over or obsolete.
+    Those are the published and the unchanged ones but for the last few, and all others before the live one: what an
+    abandoned generation before the live one had made is either carried over or obsolete.
     """
-    published = [record.number for record in generations if record.state is GenerationState.PUBLISHED]
-    kept = {*published[-keep:], live}
+
+    def last(state: GenerationState) -> list[int]:
+        return [record.number for record in generations if record.state is state][-keep:]
+
+    kept = {live, *last(GenerationState.PUBLISHED), *last(GenerationState.UNCHANGED)}
+    closed = (GenerationState.PUBLISHED, GenerationState.UNCHANGED)
     return [
-        record.number
+        record
         for record in generations
-        if not record.dropped and record.number not in kept and record.number < (live or 0)
+        if not record.dropped and record.number not in kept and (record.state in closed or record.number < (live or 0))
     ]

@@ -19,6 +19,7 @@ from pipedag_airflow.run.garbage import collect_garbage
 from pipedag_airflow.run.inputs import missing_inputs, resolve_arguments
 from pipedag_airflow.run.release import release_finished
 from pipedag_airflow.run.snapshot import Snapshot, take_snapshot
+from pipedag_airflow.run.unchanged import is_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +63,7 @@ class Publication:
     after: dict[str, ObjectRecord] = attrs.field(factory=dict)
     changed: list[str] = attrs.field(factory=list)
     removed: list[str] = attrs.field(factory=list)
+    unchanged: bool = False
 
     @property
     def stage(self) -> str:
@@ -93,6 +95,7 @@ def check_complete(publication: Publication) -> None:
             )
         _check_inputs(publication, node, row)
         publication.rows[node] = row
+    publication.unchanged = is_unchanged(publication.rows, snapshot)
 
 
 def _check_inputs(publication: Publication, node: str, row: TaskRecord) -> None:
@@ -153,7 +156,7 @@ STEPS = (check_fence, check_complete, switch_views, point_live, announce)
 
 
 def publish(session: RunSession, stage: str) -> PublishReport:
-    """Publish a stage; idempotent.
+    """Publish a stage; idempotent. If it would look the same afterwards, what is live stays live.
 
     Raises:
         StageError: if a task of the stage has no valid result.
@@ -169,7 +172,8 @@ def publish(session: RunSession, stage: str) -> PublishReport:
             publication = _switch(session, transaction, stage, newest)
         crash_point("publish.committed")
         if publication is not None:
-            _link_blobs(publication)
+            if not publication.unchanged:
+                _link_blobs(publication)
             collect_garbage(session, stage)
     release_finished(session)
     return _report(stage, newest, publication)
@@ -187,6 +191,9 @@ def _switch(
     for step in STEPS:
         step(publication)
         crash_point(f"publish.{step.__name__}")
+        if publication.unchanged:
+            transaction.metadata.close_generation(stage, publication.number, GenerationState.UNCHANGED)
+            break
     return publication
 
 
@@ -211,6 +218,9 @@ def _report(stage: str, newest: GenerationRecord | None, publication: Publicatio
         assert newest is not None
         log.info("Stage %s: was finished before by this run (generation %s)", stage, newest.number)
         return PublishReport(stage, newest.number)
+    if publication.unchanged:
+        log.info("Stage %s: everything was valid, generation %s stays", stage, publication.snapshot.live)
+        return PublishReport(stage, publication.snapshot.live)
     log.info("Stage %s: published generation %s", stage, publication.number)
     for name in publication.changed:
         table = publication.after[name]

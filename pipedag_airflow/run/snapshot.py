@@ -225,7 +225,7 @@ def take_snapshot(session: RunSession, transaction: SQLTransaction, stage: str, 
     generations = {record.stage: record for record in metadata.generations(run_id=session.run_id)}
     tasks = metadata.read_tasks([(name, None) for name in names], nodes=inputs, own=stage)
     schemas = {str(stored.container) for task in tasks if task.stage == stage for stored in task.objects}
-    existing = set(transaction.objects(schemas - {"None"})) if schemas else set()
+    existing = set(transaction.objects({session.store.schema(stage), *schemas} - {"None"}))
     published = {
         (record.stage, record.number)
         for name in plan.enclosing(stage)

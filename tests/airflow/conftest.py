@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,22 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipedag_airflow import ConfigContext
-    from pipedag_airflow.backend.metadata import GenerationRecord, ObjectRecord, TaskRecord
-
-#: What the metadata may say of a task of the user's, by the state in which Airflow shows it.
-TASK_STATES: dict[str | None, set[TaskState | None]] = {
-    "success": {TaskState.EXECUTED},
-    "skipped": {TaskState.VALID},
-    "failed": {TaskState.FAILED},
-    "upstream_failed": {TaskState.PENDING, None},
-}
-#: Likewise of the generation, by the state of the stage's commit.
-GENERATION_STATES: dict[str | None, set[GenerationState]] = {
-    "success": {GenerationState.PUBLISHED, GenerationState.UNCHANGED},
-    "skipped": {GenerationState.UNCHANGED},
-    "failed": {GenerationState.OPEN, GenerationState.ABANDONED},
-    "upstream_failed": {GenerationState.OPEN, GenerationState.ABANDONED},
-}
+    from pipedag_airflow.backend.metadata import MetadataRepository, ObjectRecord, TaskRecord
 
 YAML = """
 name: {name}
@@ -132,6 +118,13 @@ class FlowFolder:
         self.check(run)
         return run
 
+    def wait_task(self, flow: str, run_id: str, node: str, state: str) -> None:
+        """Wait until a task instance is in a state."""
+        deadline = time.monotonic() + 60
+        while (states := self.client.states(flow, run_id))[node] != state:
+            assert time.monotonic() < deadline, f"{node} did not become {state}: {states}"
+            time.sleep(0.1)
+
     def log(self, run: FlowRun, node: str) -> str:
         return self.client.log(run.dag_id, run.run_id, node, try_number=run.tasks[node]["try_number"])
 
@@ -164,40 +157,63 @@ class FlowFolder:
         """Compare Airflow's view of every task instance with the metadata, and the metadata with the data."""
         with self.config().table_store.transaction() as transaction:
             metadata = transaction.metadata
-            of_run = metadata.generations(run_id=f"airflow:{run.dag_id}/{run.run_id}")
-            generations = {record.stage: record for record in of_run}
             live = [(stage.stage, stage.live) for stage in metadata.all_stages() if stage.live is not None]
-            rows = {
-                row.node: row for record in generations.values() for row in metadata.read_tasks([_place(record)])
-            }
             published = _tables(metadata.read_tasks(live))
-        for node, task in run.tasks.items():
-            stage, _, label = node.rpartition(".")
-            assert _agrees(label, task["state"], rows.get(node), generations.get(stage)), (
-                f"{node} is {task['state']} in Airflow, but {rows.get(node)} in {generations.get(stage)}"
-            )
+            history = _History.of(metadata, f"airflow:{run.dag_id}/{run.run_id}")
+        for node, state in run.states.items():
+            assert state in history.shown_as(node), f"{node} is {state} in Airflow, but in the metadata: {history}"
         assert self.tables() == {f"{table.stage}.{table.name}": table.rows for table in published}
 
 
-def _place(record: GenerationRecord) -> tuple[str, int]:
-    return record.stage, record.number
+@dataclass(frozen=True)
+class _History:
+    """What the metadata know of a run; a run that was cleared may have had several generations of a stage."""
+
+    generations: dict[str, GenerationState]
+    tasks: dict[str, list[TaskState]]
+
+    @classmethod
+    def of(cls, metadata: MetadataRepository, run_id: str) -> _History:
+        generations: dict[str, GenerationState] = {}
+        tasks: dict[str, list[TaskState]] = {}
+        for record in metadata.generations(run_id=run_id):
+            generations[record.stage] = record.state
+            for row in metadata.read_tasks([(record.stage, record.number)]):
+                tasks.setdefault(row.node, []).append(row.state)
+        return cls(generations, tasks)
+
+    def shown_as(self, node: str) -> set[str]:
+        """Return the states in which Airflow may show a task instance."""
+        stage, _, label = node.rpartition(".")
+        generation = self.generations.get(stage)
+        if generation is None:
+            return {"upstream_failed"}
+        if label == "begin_transaction":
+            return {"success"}
+        if label == "commit_transaction":
+            return _SHOWN_COMMITS[generation]
+        *before, last = self.tasks.get(node) or [TaskState.VALID]
+        # Valid because this run executed it before: Airflow shows that, or what a later begin said.
+        return _SHOWN_TASKS[last] | ({"success"} if last is TaskState.VALID and TaskState.EXECUTED in before else set())
+
+
+_SHOWN_TASKS = {
+    TaskState.VALID: {"skipped"},
+    TaskState.EXECUTED: {"success"},
+    TaskState.FAILED: {"failed"},
+    TaskState.PENDING: {"upstream_failed"},
+}
+_SHOWN_COMMITS = {
+    GenerationState.PUBLISHED: {"success"},
+    GenerationState.UNCHANGED: {"skipped", "success", "upstream_failed"},  # a nested stage may go on, or fail
+    GenerationState.OPEN: {"failed", "upstream_failed"},
+    GenerationState.ABANDONED: {"failed", "upstream_failed"},
+}
 
 
 def _tables(rows: list[TaskRecord]) -> list[ObjectRecord]:
     objects = (stored for row in rows if row.twin is None for stored in row.objects)
     return [stored for stored in objects if stored.kind is ObjectKind.TABLE]
-
-
-def _agrees(label: str, state: str | None, row: TaskRecord | None, generation: GenerationRecord | None) -> bool:
-    if label == "begin_transaction":
-        return (state == "success") == (generation is not None)
-    if generation is None:
-        return state == "upstream_failed"
-    if label == "commit_transaction":
-        return generation.state in GENERATION_STATES[state]
-    if generation.state is GenerationState.UNCHANGED:
-        return state == "skipped"
-    return (row.state if row is not None else None) in TASK_STATES[state]
 
 
 @pytest.fixture(scope="session")

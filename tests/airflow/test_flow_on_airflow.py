@@ -5,7 +5,18 @@ Every run that a test waits for is compared with the metadata and the database: 
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
 import pytest
+
+from pipedag_airflow.testing.airflow import DagImportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import FlowAirflow, FlowFolder
 
 pytestmark = pytest.mark.airflow
 
@@ -57,24 +68,349 @@ with Flow("chain") as flow:
 
 BEGINS = {"ingest.begin_transaction", "out.begin_transaction"}
 COMMITS = {"ingest.commit_transaction", "out.commit_transaction"}
-CHAIN_TASKS = {"ingest.numbers", "ingest.doubled", "ingest.large", "ingest.words", "out.report", "out.glossary"}
+TASKS = {"ingest.numbers", "ingest.doubled", "ingest.large", "ingest.words", "out.report", "out.glossary"}
+
+
+@pytest.fixture(scope="module")
+def chain(flows: Callable[[str], FlowFolder]) -> SimpleNamespace:
+    """The history of one flow: a first run, an unchanged one, a version bump in the middle, and a cleared task."""
+    folder = flows("chain")
+    folder.write(CHAIN.replace("VERSION", "1"))
+    first, first_live, first_tables = folder.run(), folder.live(), folder.tables()
+    unchanged, unchanged_live = folder.run(), folder.live()
+    folder.write(CHAIN.replace("VERSION", "2"))
+    bumped, bumped_versions = folder.run(), folder.query("select distinct version from out.report")
+    bumped_live = folder.live()
+    cleared = folder.clear(bumped, "ingest.words")
+    return SimpleNamespace(**locals())
 
 
 class TestChain:
-    def test_x(self, flows):
-        chain = flows("chain")
-        import time
-        t=time.time()
-        def lap(x):
-            nonlocal t
-            print(x, round(time.time()-t,1)); t=time.time()
-        chain.write(CHAIN.replace("VERSION", "1")); lap("write")
-        a = chain.run(); lap("a"); print(a.states)
-        for node in a.tasks: print(node, "\n", chain.log(a, node))
-        b = chain.run(); lap("b"); print(b.states)
-        chain.write(CHAIN.replace("VERSION", "2")); lap("write")
-        c = chain.run(); lap("c"); print(c.states)
-        print(chain.tables(), chain.live())
-        e = chain.clear(c, "ingest.words"); lap("e"); print(e.states)
-        for node in e.tasks: print(node, "\n", chain.log(e, node)) if e.tasks[node]["try_number"] else None
-        print(chain.tables(), chain.live())
+    def test_the_first_run_executes_everything(self, chain: SimpleNamespace) -> None:
+        assert chain.first.state == "success"
+        assert set(chain.first.states.values()) == {"success"}
+        assert set(chain.first.states) == TASKS | BEGINS | COMMITS
+        assert chain.first_live == {"ingest": 1, "out": 1}
+        assert chain.first_tables == {
+            "ingest.numbers": 3,
+            "ingest.doubled": 3,
+            "ingest.large": 2,
+            "ingest.words": 2,
+            "out.report": 2,
+            "out.glossary": 2,
+        }
+
+    def test_the_logs_have_each_decision_with_its_reason_and_each_table_with_its_rows(
+        self, chain: SimpleNamespace
+    ) -> None:
+        log = chain.folder.log(chain.first, "ingest.numbers")
+        assert "ingest.numbers: runs (first_run)" in log
+        assert re.search(r"ingest\.numbers: table numbers, 3 rows, stored in ingest__g1$", log, re.MULTILINE)
+        published = chain.folder.log(chain.first, "ingest.commit_transaction")
+        assert len(re.findall(r"Stage ingest: table \w+, \d rows, from ingest__g1", published)) == 4
+        assert "ingest.numbers: valid" in chain.folder.log(chain.unchanged, "ingest.begin_transaction")
+        assert "runs (version_changed): " in chain.folder.log(chain.bumped, "ingest.doubled")
+
+    def test_an_unchanged_run_starts_a_process_for_each_begin_and_for_nothing_else(
+        self, chain: SimpleNamespace
+    ) -> None:
+        assert chain.unchanged.state == "success"
+        assert chain.unchanged.processes == BEGINS
+        assert chain.unchanged.skipped == TASKS | COMMITS
+        assert chain.unchanged_live == chain.first_live
+
+    def test_a_version_bump_in_the_middle_runs_exactly_the_dependants(self, chain: SimpleNamespace) -> None:
+        assert chain.bumped.state == "success"
+        assert chain.bumped.executed == {"ingest.doubled", "ingest.large", "out.report"}
+        assert chain.bumped.skipped == {"ingest.numbers", "ingest.words", "out.glossary"}
+        assert not chain.bumped.processes & chain.bumped.skipped
+        assert chain.bumped_versions == [("2",)]
+
+    def test_clearing_a_valid_task_with_all_that_follows_builds_it_and_its_consumers_anew(
+        self, chain: SimpleNamespace
+    ) -> None:
+        assert chain.cleared.state == "success"
+        assert "runs (forced)" in chain.folder.log(chain.cleared, "ingest.words")
+        assert chain.cleared.executed - chain.bumped.executed == {"ingest.words", "out.glossary"}
+        assert chain.cleared.tasks["ingest.numbers"]["try_number"] == 0
+        assert chain.cleared.tasks["ingest.doubled"]["try_number"] == 1
+        # What was not cleared stays published with the rest of the stage; the reader of nothing new is skipped.
+        assert chain.cleared.states["out.report"] == "skipped"
+        assert chain.folder.live().keys() == chain.bumped_live.keys()
+        assert all(number > chain.bumped_live[stage] for stage, number in chain.folder.live().items())
+
+
+MENDED = """
+import polars as pl
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+
+@materialize(version="VERSION")
+def good():
+    return Table(pl.DataFrame({"x": [1, 2], "version": "VERSION"}), "good")
+
+
+@materialize(version="1", input_type=pl.DataFrame)
+def risky(table):
+    BODY
+    return Table(table, "risky")
+
+
+@materialize(version="1", input_type=pl.DataFrame)
+def after(table):
+    return Table(table, "after")
+
+
+with Flow("mended") as flow:
+    with Stage("first"):
+        made = risky(good())
+    with Stage("second"):
+        after(made)
+"""
+
+
+class TestFailure:
+    def test_mended_and_cleared_and_mended_for_the_next_run(self, flows: Callable[[str], FlowFolder]) -> None:
+        folder = flows("mended")
+        broken, mended = "raise ZeroDivisionError('on purpose')", "pass"
+
+        folder.write(MENDED.replace("VERSION", "1").replace("BODY", broken))
+        run = folder.run()
+        assert run.state == "failed"
+        assert run.states["first.risky"] == "failed"
+        assert folder.tables() == {}
+        assert "ZeroDivisionError: on purpose" in folder.log(run, "first.risky")
+
+        folder.write(MENDED.replace("VERSION", "1").replace("BODY", mended))
+        run = folder.clear(run, "first.risky")
+        assert run.state == "success"
+        assert run.tasks["first.good"]["try_number"] == 1
+        assert run.tasks["first.risky"]["try_number"] == 2
+        assert folder.tables() == {"first.good": 2, "first.risky": 2, "second.after": 2}
+
+        folder.write(MENDED.replace("VERSION", "2").replace("BODY", broken))
+        assert folder.run().state == "failed"
+        assert folder.query("select distinct version from second.after union select version from first.good") == [
+            ("1",)
+        ]
+
+        # The next run takes over from the failed one at once, with what that one had finished.
+        folder.write(MENDED.replace("VERSION", "2").replace("BODY", mended))
+        run = folder.run()
+        assert run.state == "success"
+        assert run.executed == {"first.risky", "second.after"}
+        assert "Waiting for stage" not in folder.log(run, "first.begin_transaction")
+        assert folder.query("select distinct version from second.after") == [("2",)]
+
+
+NESTED = """
+import polars as pl
+import sqlalchemy as sa
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+
+@materialize(version="1")
+def source():
+    return Table(pl.DataFrame({"a": [1, 2, 3]}), "source")
+
+
+@materialize(lazy=True, input_type=sa.Table)
+def part(table):
+    BODY
+    return Table(sa.select(table).where(table.c.a > LIMIT), "part")
+
+
+@materialize(version="1", input_type=sa.Table)
+def report(outer, inner):
+    return Table(sa.select(inner), "report")
+
+
+with Flow("nested") as flow:
+    with Stage("outer"):
+        s = source()
+        with Stage("inner"):
+            p = part(s)
+    with Stage("out"):
+        report(s, p)
+"""
+
+
+class TestNestedStages:
+    def test_around_a_nested_stage_that_changed_and_one_that_fails(self, flows: Callable[[str], FlowFolder]) -> None:
+        folder = flows("nested")
+        folder.write(NESTED.replace("LIMIT", "0").replace("BODY", "pass"))
+        assert set(folder.run().states.values()) == {"success"}
+
+        folder.write(NESTED.replace("LIMIT", "1").replace("BODY", "pass"))
+        run = folder.run()
+        assert run.state == "success"
+        assert run.executed == {"inner.part", "out.report"}
+        assert folder.query("select a from out.report order by a") == [(2,), (3,)]
+
+        # Nothing to do for the stage around, and yet the run must not look as if all were well.
+        folder.write(NESTED.replace("LIMIT", "1").replace("BODY", "raise ZeroDivisionError"))
+        run = folder.run()
+        assert run.state == "failed"
+        assert run.states["inner.part"] == "failed"
+        assert run.states["outer.commit_transaction"] == "upstream_failed"
+        assert folder.query("select count(*) from out.report") == [(2,)]
+
+        folder.write(NESTED.replace("LIMIT", "1").replace("BODY", "pass"))
+        run = folder.run()
+        assert run.state == "success"
+        assert run.processes == {f"{stage}.begin_transaction" for stage in ("outer", "inner", "out")}
+
+
+SHARED = """
+import time
+from pathlib import Path
+
+import polars as pl
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+
+@materialize(version="1")
+def slow_FLOW():
+    deadline = time.monotonic() + 60
+    while not Path("GO").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Table(pl.DataFrame({"x": [1]}), "of_FLOW")
+
+
+@materialize(version="1", input_type=pl.DataFrame)
+def reader(table):
+    return Table(table, "read_by_FLOW")
+
+
+with Flow("FLOW") as flow:
+    with Stage("shared"):
+        made = slow_FLOW()
+    with Stage("reader_of_FLOW"):
+        reader(made)
+"""
+
+
+def test_a_second_flow_waits_without_a_slot_for_a_stage_that_the_first_one_holds(
+    flows: Callable[[str], FlowFolder],
+) -> None:
+    folder = flows("shared")
+    go = folder.data / "go"
+    for name in ("left", "right"):
+        folder.write(SHARED.replace("FLOW", name).replace("GO", str(go)), flow=name)
+
+    left = folder.client.trigger("left")
+    folder.wait_task("left", left, "shared.slow_left", "running")
+    right = folder.client.trigger("right")
+    folder.wait_task("right", right, "shared.begin_transaction", "deferred")
+    assert folder.client.states("left", left)["shared.slow_left"] == "running"
+    go.touch()
+
+    first = folder.client.wait_run("left", left, timeout=120)
+    second = folder.finished(right, "right")
+    assert (first["state"], second.state) == ("success", "success")
+    assert "Waiting for stage shared: Stage 'shared' is held by run airflow:left/" in folder.log(
+        second, "shared.begin_transaction"
+    )
+    # A stage is what the run made that published it last; what others derived from it before stays.
+    assert folder.tables() == {
+        "shared.of_right": 1,
+        "reader_of_left.read_by_left": 1,
+        "reader_of_right.read_by_right": 1,
+    }
+
+
+BROKEN = """
+from pipedag_airflow import Flow, Stage, materialize
+
+
+@materialize(version="1")
+def load(columns):
+    return 1
+
+
+with Flow("broken_flow") as flow, Stage("raw"):
+    load({"a", "b"})
+"""
+
+
+def test_a_flow_that_cannot_be_compiled_is_an_import_error_that_says_what_to_mend(
+    airflow: FlowAirflow, chain: SimpleNamespace
+) -> None:
+    file = airflow.dags_folder / "broken_flow.py"
+    file.write_text(BROKEN)
+    with pytest.raises(DagImportError) as caught:
+        airflow.client.wait_dag("broken_flow", file="broken_flow.py")
+    for named in ("UnsupportedValueError", "broken_flow", "raw.load", "columns", "set"):
+        assert named in str(caught.value)
+    assert chain.folder.name in {dag["dag_id"] for dag in airflow.client.dags()}
+    assert {error["filename"] for error in airflow.client.import_errors()} == {"broken_flow.py"}
+    file.unlink()
+
+
+KINDS = """
+import polars as pl
+from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
+
+
+@materialize(lazy=True)
+def script(stage):
+    return RawSql(f"create table {stage.current_name}.squares as select range * range as x from range(5);", "script")
+
+
+@materialize(version="1")
+def model():
+    return Blob({"rate": 2}, "model")
+
+
+@materialize(version="1", input_type=pl.DataFrame)
+def scored(tables, model):
+    return Table(tables["squares"].with_columns(y=pl.col("x") * model["rate"]), "scored")
+
+
+with Flow("kinds") as flow:
+    with Stage("made") as made:
+        parts = script(made), model()
+    with Stage("used"):
+        scored(*parts)
+"""
+
+
+def test_scripts_and_blobs(flows: Callable[[str], FlowFolder]) -> None:
+    folder = flows("kinds")
+    folder.write(KINDS)
+    assert set(folder.run().states.values()) == {"success"}
+    assert folder.query("select y from used.scored order by y") == [(0,), (2,), (8,), (18,), (32,)]
+    again = folder.run()
+    assert again.state == "success"
+    assert again.processes == {"made.begin_transaction", "used.begin_transaction"}
+
+
+MISSING = """
+from pipedag_airflow import Flow, Stage, materialize
+
+
+@materialize(version="1")
+def task():
+    return {"a", "b"}
+
+
+with Flow("bad_luck") as flow, Stage("stage"):
+    task()
+"""
+
+
+def test_what_is_wrong_at_run_time_is_in_the_log_of_the_step(flows: Callable[[str], FlowFolder]) -> None:
+    folder = flows("bad_luck")
+    folder.write(MISSING)
+    run = folder.run()
+    assert run.state == "failed"
+    log = folder.log(run, "stage.task")
+    assert re.search(r"UnsupportedValueError: .*stage\.task.*set", log)
+
+    # The process that parses files knows no secrets: a variable of the store is missed by who needs it.
+    yaml = folder.folder / "pipedag.yaml"
+    yaml.write_text(yaml.read_text().replace("pipeline.duckdb", "{$NOT_SET_ANYWHERE}.duckdb"))
+    run_id = folder.client.trigger("bad_luck")
+    assert folder.client.wait_run("bad_luck", run_id)["state"] == "failed"
+    log = folder.client.log("bad_luck", run_id, "stage.begin_transaction")
+    assert "environment variable NOT_SET_ANYWHERE is not set" in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -373,3 +374,26 @@ def test_a_blob_is_loaded_from_the_generation_that_made_it(project: Project) -> 
 
     assert new.get(new_task) == {"version": "2"}
     assert old.get(task) == {"version": "1"}, "a result reads what its own run made"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (sa.text("select ':a' as x"), sa.text("select ':b' as x")),
+        (sa.select(sa.literal("2013-01-01").label("x")), sa.select(sa.literal(dt.date(2013, 1, 1)).label("x"))),
+        (sa.select(sa.literal(1).label("x")), sa.select(sa.literal("1").label("x"))),
+    ],
+    ids=["a colon", "a date or its text", "a number or its text"],
+)
+def test_queries_that_differ_in_a_value_only_are_different(project: Project, before: Any, after: Any) -> None:
+    def flow_with(query: Any) -> Flow:
+        @materialize(lazy=True)
+        def task() -> Table[Any]:
+            return Table(query, "query")
+
+        with Flow("values") as flow, Stage("one"):
+            task()
+        return flow
+
+    first = project.generations(project.run(flow_with(before)))
+    assert project.generations(project.run(flow_with(after))) != first

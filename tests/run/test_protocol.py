@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from pipedag_airflow import Flow, Stage, Table, materialize
+from pipedag_airflow import Flow, RawSql, Stage, Table, materialize
 from pipedag_airflow.errors import (
     CacheError,
     DuplicateNameError,
@@ -444,3 +444,119 @@ def test_a_stage_can_be_run_by_itself_with_what_others_have_published(project: P
 
     assert project.called == []
     assert list(result.task_states) == [flow["second"]["three"]]
+
+
+def test_a_zombie_of_a_task_without_version_changes_nothing_either(project: Project) -> None:
+    flow = chain(project, version=None)
+    session = project.session(flow)
+    begin(session, "first")
+    both_compute = threading.Barrier(2, timeout=60)
+    flow.tasks["first.one"].unbound.fn = waits_for(both_compute, flow.tasks["first.one"].unbound.fn)
+    keys: list[str] = []
+
+    def run() -> None:
+        keys.append(execute(project.session(flow), "first.one").value.cache_key)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(keys) == 2
+    assert keys[0] == keys[1], "what consumers may have read already stays"
+
+
+def waits_for(barrier: threading.Barrier, function: Any) -> Any:
+    def waiting() -> Any:
+        barrier.wait()
+        return function()
+
+    return waiting
+
+
+def test_a_zombie_that_fails_does_not_undo_what_its_retry_has_stored(project: Project) -> None:
+    flow = chain(project)
+    session = project.session(flow)
+    begin(session, "first")
+
+    def retry_then_fail() -> None:
+        flow.tasks["first.one"].unbound.fn = original
+        execute(session, "first.one")
+        raise RuntimeError("the zombie fails")
+
+    original = flow.tasks["first.one"].unbound.fn
+    flow.tasks["first.one"].unbound.fn = retry_then_fail
+    with pytest.raises(RuntimeError, match="the zombie fails"):
+        execute(session, "first.one")
+
+    execute(session, "first.two")
+    assert publish(session, "first").published
+
+
+def test_a_stage_that_turns_out_unchanged_late_is_not_published(project: Project) -> None:
+    """Begin cannot decide a task whose input is made in the run; if it is made as it was, nothing is published."""
+
+    def flow() -> Flow:
+        @materialize
+        def today() -> int:
+            project.call("today")
+            return 1
+
+        @materialize(version="1")
+        def report(day: int) -> Table[Any]:
+            project.call("report")
+            return Table(pl.DataFrame({"day": [day]}), "report")
+
+        with Flow("late") as flow, Stage("one"):
+            report(today())
+        return flow
+
+    first = project.run(flow())
+    second = project.run(flow())
+
+    assert project.called == ["today"]
+    assert project.generations(second) == project.generations(first)
+    assert second.get(second.flow["one"]["report"], as_type=pl.DataFrame)["day"].to_list() == [1]
+
+
+def test_a_view_that_somebody_dropped_is_put_back(project: Project) -> None:
+    import duckdb
+
+    project.run(chain(project))
+    with duckdb.connect(str(project.folder / "pipeline.duckdb")) as connection:
+        connection.execute("drop view first.one")
+
+    project.run(chain(project))
+    assert project.called == []
+    assert project.query("select count(*) from first.one") == [(2,)]
+
+
+def test_tasks_cleared_after_the_stage_was_published_are_published_again(project: Project) -> None:
+    flow = chain(project)
+    session = project.session(flow)
+    steps(project, flow)
+    project.called.clear()
+
+    execute(session, "first.two", revision=1)
+    report = publish(session, "first")
+
+    assert project.called == ["two"]
+    assert report.changed == ("two",)
+
+
+def test_a_script_that_is_built_anew_replaces_what_it_made(project: Project) -> None:
+    @materialize(lazy=True)
+    def script(stage: Stage) -> RawSql:
+        return RawSql(f"create table {stage.current_name}.t as select {len(project.called)} as n")
+
+    with Flow("script") as flow, Stage("one") as stage:
+        script(stage)
+    session = project.session(flow)
+    begin(session, "one")
+    execute(session, "one.script")
+    project.call("an edit")
+    execute(session, "one.script", revision=1)
+    publish(session, "one")
+
+    assert project.query("select n from one.t") == [(1,)]

@@ -176,12 +176,13 @@ class MetadataRepository:
         """Read task rows with their objects, in one statement.
 
         Args:
-            where: Pairs of stage and generation; None stands for the stage's live generation and all after it.
+            where: Pairs of stage and generation; None stands for the stage's live generation
+                and those after it that may hold something new.
             nodes: Restrict to these nodes, except in stage ``own``.
             own: The stage whose rows are all read.
         """
         task, stored, stage = self.tables.task, self.tables.object, self.tables.stage
-        places = [_place(task, stage, name, number) for name, number in where]
+        places = [self._place(name, number) for name, number in where]
         if not places:
             return []
         joined = sa.join(
@@ -201,6 +202,17 @@ class MetadataRepository:
         query = query.order_by(task.c.stage, task.c.generation, task.c.node, stored.c.kind, stored.c.name)
         rows = self.connection.execute(query).all()
         return [_task(list(group)) for _, group in groupby(rows, key=lambda row: (row.stage, row.generation, row.node))]
+
+    def _place(self, name: str, number: int | None) -> sa.ColumnElement[bool]:
+        task, stage, generation = self.tables.task, self.tables.stage, self.tables.generation
+        if number is not None:
+            return sa.and_(task.c.stage == name, task.c.generation == number)
+        # What an unchanged generation has is a copy of the live one's.
+        unchanged = sa.select(generation.c.number).where(
+            generation.c.stage == name, generation.c.state == GenerationState.UNCHANGED.value
+        )
+        since = task.c.generation >= sa.func.coalesce(stage.c.live, 0)
+        return sa.and_(task.c.stage == name, since, task.c.generation.not_in(unchanged))
 
     def write_tasks(self, records: Sequence[TaskRecord]) -> None:
         """Write task rows and their objects, replacing rows of the same generation and node."""
@@ -282,12 +294,6 @@ class MetadataRepository:
         dropped = (generation.c.stage == stage) & generation.c.number.in_(list(numbers))
         self.connection.execute(sa.update(generation).where(dropped).values(dropped=True))
         return {(kind, place) for kind, place in old - kept if kind is not ObjectKind.SCRIPT and place}
-
-
-def _place(task: sa.Table, stage: sa.Table, name: str, number: int | None) -> sa.ColumnElement[bool]:
-    if number is not None:
-        return sa.and_(task.c.stage == name, task.c.generation == number)
-    return sa.and_(task.c.stage == name, task.c.generation >= sa.func.coalesce(stage.c.live, 0))
 
 
 def _now() -> dt.datetime:

@@ -67,7 +67,7 @@ class SQLTransaction:
             )
         try:
             self.create_schema(schema)
-            self._drop(schema, [table.name])
+            self.drop_objects(schema, [table.name])
             kind.write(self, schema, table.name, table.obj, table.type_map or {})
             self._add_keys(schema, table, task)
         except (sa.exc.DBAPIError, sa.exc.CompileError) as error:
@@ -91,9 +91,11 @@ class SQLTransaction:
         self.connection.execute(ddl.CreateTable(schema, name, types))
         self.store.load_arrow(self.connection, schema, name, to_database(arrow), types)
 
-    def _drop(self, schema: str, names: Iterable[str]) -> None:
-        found = self.objects([schema])
-        for name in names:
+    def drop_objects(self, schema: str, names: Iterable[str]) -> None:
+        """Drop those of the named tables and views of a generation's schema that are there."""
+        wanted = list(names)
+        found = self.objects([schema]) if wanted else {}
+        for name in wanted:
             view = found.get((schema, name))
             if view is not None:
                 self.connection.execute(ddl.DropObject("VIEW" if view else "TABLE", schema, name))
@@ -138,23 +140,19 @@ class SQLTransaction:
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 
-    def run_script(
-        self, schema: str, statements: Sequence[str], task: str, *, replaces: Iterable[str] = ()
-    ) -> dict[str, TableFacts]:
+    def run_script(self, schema: str, statements: Sequence[str], task: str) -> dict[str, TableFacts]:
         """Execute the statements of a script and return the tables and views that it made in its schema.
 
         Args:
             schema: The schema of the generation.
             statements: The statements, in their order.
             task: Id of the task, for messages.
-            replaces: Tables and views that an earlier attempt of the task made; they are dropped first.
 
         Raises:
             StoreError: if a statement fails, or would end the transaction; the message names the task and shows the
                 statement.
         """
         self.create_schema(schema)
-        self._drop(schema, replaces)
         before = self.objects([schema])
         for number, statement in enumerate(statements, start=1):
             which = f"Statement {number} of {len(statements)} of the script of task {task!r}"
@@ -209,7 +207,7 @@ class SQLTransaction:
     def drop_generation_schema(self, schema: str) -> None:
         """Drop the schema of a generation with all that is in it."""
         if self.store.avoid_drop_create_schema:
-            self._drop(schema, [name for _, name in self.objects([schema])])
+            self.drop_objects(schema, [name for _, name in self.objects([schema])])
             return
         self.connection.execute(ddl.DropSchema(schema))
 

@@ -1,0 +1,213 @@
+"""What a task made is stored, together with the row that describes it, in one transaction.
+
+Before anything is written the ground is checked: that this run still holds the stage, and that what was read is still
+what is published. And if another process has finished the task meanwhile, a zombie or its retry, what that one stored
+stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+
+from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
+from pipedag_airflow.cache.decision import Decision, Reason
+from pipedag_airflow.core.values import dump_stored
+from pipedag_airflow.run.crash import crash_point
+from pipedag_airflow.run.decide import duplicate_name, pending, reusable
+from pipedag_airflow.run.lazy import renamed
+from pipedag_airflow.run.outputs import Output, Prepared, store_output
+
+if TYPE_CHECKING:
+    from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+    from pipedag_airflow.core.task import Task
+    from pipedag_airflow.run.session import RunSession
+    from pipedag_airflow.run.snapshot import Snapshot
+
+__all__ = ["InputsMovedError", "record_failure", "store_result", "store_valid"]
+
+log = logging.getLogger(__name__)
+
+
+class InputsMovedError(Exception):
+    """Another run published a stage that was read; nothing was stored."""
+
+
+def store_result(
+    session: RunSession,
+    snapshot: Snapshot,
+    task: Task,
+    row: TaskRecord,
+    prepared: Prepared,
+    decision: Decision,
+    started: float,
+) -> tuple[TaskRecord, Decision]:
+    """Store what a task's function returned.
+
+    Args:
+        session: The run.
+        snapshot: What the step had read.
+        task: The task.
+        row: The row of the task, without its result.
+        prepared: The result.
+        decision: Why the task ran.
+        started: When it started, by the monotonic clock.
+
+    Returns:
+        The row that stands now, and why: another node or another process may have made the same call meanwhile.
+
+    Raises:
+        InputsMovedError: if an input was published anew since the snapshot.
+        StaleRunError: if this run lost the stage.
+        DuplicateNameError: if another task of the stage has a table of the same name.
+    """
+    crash_point("execute.before_store")
+    with session.store.transaction() as transaction:
+        _check_ground(transaction, snapshot)
+        rows = transaction.metadata.read_tasks([(row.stage, row.generation)])
+        done = _finished_meanwhile(rows, row)
+        if done is not None:
+            return done, Decision(True, Reason.VALID, "made by another process of this run meanwhile")
+        twin = None if decision.reason is Reason.FORCED else _same_call(rows, row)
+        if twin is not None:
+            decision = Decision(True, Reason.SAME_CALL, f"the same call as {twin.node}")
+            row = _twin_row(row, twin, decision)
+        else:
+            _drop_earlier_attempt(session, transaction, rows, row)
+            objects = _store_objects(session, transaction, snapshot, task, prepared.outputs, decision)
+            _check_names(transaction, snapshot, row, objects)
+            output = dump_stored(prepared.value, f"Task {task.id!r}: result")
+            seconds = time.monotonic() - started
+            row = attrs.evolve(row, objects=tuple(objects), output=output, seconds=seconds)
+        transaction.metadata.write_tasks([row])
+        crash_point("execute.stored")
+    return row, decision
+
+
+def store_valid(
+    session: RunSession, snapshot: Snapshot, row: TaskRecord, decision: Decision
+) -> tuple[TaskRecord, Decision]:
+    """Record a result that is stored already; raises like :func:`store_result`."""
+    with session.store.transaction() as transaction:
+        _check_ground(transaction, snapshot)
+        done = _finished_meanwhile(transaction.metadata.read_tasks([(row.stage, row.generation)]), row)
+        if done is not None:
+            return done, decision
+        if row.twin is None:
+            _check_names(transaction, snapshot, row, list(row.objects))
+        transaction.metadata.write_tasks([row])
+    return row, decision
+
+
+def record_failure(session: RunSession, snapshot: Snapshot, task: Task, error: Exception) -> None:
+    """Note in the metadata that a task failed; if even that fails, the task's own error matters more."""
+    own = snapshot.own_row(task.id)
+    failed = attrs.evolve(
+        pending(session, snapshot, task, Decision(False, Reason.FIRST_RUN), None),
+        state=TaskState.FAILED,
+        reason="failed",
+        detail=f"{type(error).__name__}: {error}"[:2000],
+        cache_function_hash=None if own is None else own.cache_function_hash,
+    )
+    try:
+        with session.store.transaction() as transaction:
+            transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
+            now = transaction.metadata.task_states(snapshot.stage, snapshot.generation.number).get(task.id)
+            if now is None or not now.has_output:
+                transaction.metadata.write_tasks([failed])
+    except Exception as second:
+        log.warning("%s: that it failed could not be recorded: %s", task.id, second)
+
+
+def _check_ground(transaction: SQLTransaction, snapshot: Snapshot) -> None:
+    """Check that this run still holds the stage, and that what was read is still what is published."""
+    transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
+    pins = snapshot.pins()
+    now = transaction.metadata.stages(pins)
+    for stage, generation in pins.items():
+        if now[stage].live != generation:
+            raise InputsMovedError(
+                f"stage {stage!r} was published meanwhile (generation {now[stage].live}, read was {generation})"
+            )
+
+
+def _finished_meanwhile(rows: list[TaskRecord], row: TaskRecord) -> TaskRecord | None:
+    """Return the row of the same task that another process has stored, unless a user asked for this one since."""
+    return next(
+        (
+            other
+            for other in rows
+            if other.node == row.node and other.state.has_output and other.revision >= row.revision
+        ),
+        None,
+    )
+
+
+def _same_call(rows: list[TaskRecord], row: TaskRecord) -> TaskRecord | None:
+    """Return the row of another node that made the same call in this generation."""
+    return next(
+        (
+            other
+            for other in rows
+            if other.node != row.node
+            and other.state.has_output
+            and (other.memo_key, other.name) == (row.memo_key, row.name)
+        ),
+        None,
+    )
+
+
+def _twin_row(row: TaskRecord, twin: TaskRecord, decision: Decision) -> TaskRecord:
+    return attrs.evolve(
+        twin,
+        node=row.node,
+        position=row.position,
+        state=TaskState.VALID,
+        reason=decision.reason.value,
+        detail=decision.detail,
+        revision=row.revision,
+        twin=twin.twin or twin.node,
+    )
+
+
+def _drop_earlier_attempt(
+    session: RunSession, transaction: SQLTransaction, rows: list[TaskRecord], row: TaskRecord
+) -> None:
+    """Drop what the task itself has made in this generation before: it is built anew, perhaps under other names."""
+    schema = session.store.generation_schema(row.stage, row.generation)
+    earlier = [stored for other in rows if other.node == row.node and other.twin is None for stored in other.objects]
+    transaction.drop_objects(schema, [str(stored.location) for stored in earlier if stored.container == schema])
+
+
+def _store_objects(
+    session: RunSession,
+    transaction: SQLTransaction,
+    snapshot: Snapshot,
+    task: Task,
+    outputs: list[Output],
+    decision: Decision,
+) -> list[ObjectRecord]:
+    """Store the containers of a result; those of a lazy task whose query is unchanged are there already."""
+    generation = snapshot.generation.number
+    judged = task.unbound.lazy and decision.reason is not Reason.FORCED
+    objects: list[ObjectRecord] = []
+    for output in outputs:
+        found = reusable(output, snapshot) if judged else None
+        if found is None:
+            objects += store_output(session, transaction, task, output, generation)
+        else:
+            kept = renamed(output, found)
+            objects += [attrs.evolve(stored, generation=generation, node=task.id) for stored in kept]
+    return objects
+
+
+def _check_names(transaction: SQLTransaction, snapshot: Snapshot, row: TaskRecord, objects: list[ObjectRecord]) -> None:
+    for kind in ObjectKind:
+        named = {stored.name: stored for stored in objects if stored.kind is kind}
+        owners = transaction.metadata.object_owners(snapshot.stage, snapshot.generation.number, kind, list(named))
+        for name, owner in owners.items():
+            if owner != row.node:
+                raise duplicate_name(named[name], owner, row.node)

@@ -1,0 +1,60 @@
+"""Airflow in the test's own process, as a library: no logging of its own, no database, no home of the user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Before Airflow is imported for the first time: it reads both then.
+os.environ["_AIRFLOW__AS_LIBRARY"] = "1"
+os.environ["AIRFLOW_HOME"] = str(Path(tempfile.gettempdir(), f"pipedag-airflow-{os.getpid()}"))
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import BundleDagBag
+
+
+class DagFolder:
+    """A dags folder, and what Airflow's own importer makes of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, **files: str) -> None:
+        for name, text in files.items():
+            (self.path / f"{name}.py").write_text(text)
+
+    def config(self, text: str) -> None:
+        (self.path / "pipedag.yaml").write_text(text)
+
+    def parse(self) -> BundleDagBag:
+        from airflow.dag_processing.dagbag import BundleDagBag
+
+        return BundleDagBag(self.path, bundle_path=self.path, bundle_name="test")
+
+    def python(self, script: str, **env: str) -> str:
+        """Run a script in a process of its own, in the folder, and return what it prints last."""
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script],
+            cwd=self.path,
+            env=os.environ | env,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture
+def dags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagFolder:
+    monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
+    monkeypatch.setenv("PIPEDAG_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the importer adds the folder
+    path = tmp_path / "dags"
+    path.mkdir()
+    return DagFolder(path)
