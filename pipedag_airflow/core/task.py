@@ -44,6 +44,8 @@ class UnboundTask:
     ) -> None:
         if not callable(fn):
             raise TypeError(f"@materialize decorates a function, not {fn!r}")
+        if isinstance(input_type, str):
+            raise TypeError(f"input_type is a type, such as pandas.DataFrame, not its name in quotes: {input_type!r}")
         if type(nout) is not int or nout < 1:
             raise ValueError(f"nout is the number of objects that a task returns, an int of at least 1, not {nout!r}")
         # First of all, because it copies the function's own attributes: ours come after and win.

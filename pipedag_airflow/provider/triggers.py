@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["StageFreeTrigger"]
 
 #: After this time the operator looks for itself: it can ask Airflow whether the holder's run is over.
-_LOOK_SECONDS = 20.0
+_LOOK_SECONDS = 8.0
 
 
 class StageFreeTrigger(BaseTrigger):
@@ -51,7 +51,7 @@ class StageFreeTrigger(BaseTrigger):
         first = await asyncio.to_thread(self._holder)
         deadline = time.monotonic() + _LOOK_SECONDS
         holder = first
-        while holder is not None and first is not None and holder.owner == first.owner and time.monotonic() < deadline:
+        while _same_run(holder, first) and time.monotonic() < deadline:
             await asyncio.sleep(self.poll)
             holder = await asyncio.to_thread(self._holder)
         yield TriggerEvent({"stage": self.stage})
@@ -59,5 +59,11 @@ class StageFreeTrigger(BaseTrigger):
     def _holder(self) -> Lease | None:
         folder = None if self.folder is None else Path(self.folder)
         config = PipedagConfig.find(folder).get(instance=self.instance, flow=self.flow)
-        holder: Lease | None = config.create_lock_manager().holder(self.stage)
+        with config.create_lock_manager() as locks:
+            holder: Lease | None = locks.holder(self.stage)
         return holder
+
+
+def _same_run(holder: Lease | None, first: Lease | None) -> bool:
+    """Say whether the stage is held as before; the steps of one run may be on several hosts."""
+    return holder is not None and first is not None and holder.owner.run_id == first.owner.run_id

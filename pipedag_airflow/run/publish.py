@@ -128,6 +128,23 @@ def switch_views(publication: Publication) -> None:
     for name in sorted(publication.before.keys() - publication.after.keys()):
         transaction.hide(schema, name)
         publication.removed.append(name)
+    if publication.removed:
+        _warn_of_other_flow(publication)
+
+
+def _warn_of_other_flow(publication: Publication) -> None:
+    """Say so if the tables that leave are another flow's: two flows with a stage of one name replace each other's."""
+    snapshot, ours = publication.snapshot, publication.session.plan.flow
+    other = publication.transaction.metadata.flow_of(publication.stage, snapshot.live or 0)
+    if other is not None and other != ours:
+        log.warning(
+            "Stage %s was published by flow %r before; flow %r replaces it, and the tables %s are gone. If that is not "
+            "what you want, rename the stage in one of the flows, or give each flow an instance of its own in pipedag.yaml.",
+            publication.stage,
+            other,
+            ours,
+            ", ".join(publication.removed),
+        )
 
 
 def _tables(rows: Iterable[TaskRecord]) -> dict[str, ObjectRecord]:

@@ -180,3 +180,8 @@ def test_a_running_task_may_not_call_a_task_of_another_input_type(running, outer
     with pytest.raises(RuntimeError, match=r"'outer' .* calls task 'append', whose input_type is"):
         materialize(input_type=inner)(called.append)(1)
     assert called == []
+
+
+def test_an_input_type_in_quotes_is_refused_when_the_task_is_made() -> None:
+    with pytest.raises(TypeError, match=r"not its name in quotes: 'polars.DataFrame'"):
+        materialize(input_type="polars.DataFrame")(lambda: None)

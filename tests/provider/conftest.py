@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 # Before Airflow is imported for the first time: it reads both then.
 os.environ["_AIRFLOW__AS_LIBRARY"] = "1"
-os.environ["AIRFLOW_HOME"] = str(Path(tempfile.gettempdir(), f"pipedag-airflow-{os.getpid()}"))
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="pipedag-airflow-")
+atexit.register(shutil.rmtree, os.environ["AIRFLOW_HOME"], ignore_errors=True)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from airflow.dag_processing.dagbag import BundleDagBag
 
 
@@ -51,10 +56,13 @@ class DagFolder:
 
 
 @pytest.fixture
-def dags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagFolder:
+def dags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DagFolder]:
     monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
     monkeypatch.setenv("PIPEDAG_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys, "path", [*sys.path])  # the importer adds the folder
     path = tmp_path / "dags"
     path.mkdir()
-    return DagFolder(path)
+    yield DagFolder(path)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

@@ -19,7 +19,7 @@ from pipedag_airflow.provider.operators import _run_is_over
 from pipedag_airflow.provider.triggers import StageFreeTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
 HOLDER = Owner.of_run("airflow:dag/run_1")
@@ -48,8 +48,8 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, 30))
 
 
-async def _fires_after(change: Any) -> tuple[bool, dict[str, Any]]:
-    """Start to wait, let the trigger look a few times, make the change, and return whether it had waited till then."""
+async def _fires_after(*changes: Callable[[], object]) -> tuple[list[bool], dict[str, Any]]:
+    """Make changes, each after a few looks of the trigger; return whether it waited till then, and its event."""
     looks = []
     waiting = trigger()
     look = waiting._holder
@@ -60,10 +60,13 @@ async def _fires_after(change: Any) -> tuple[bool, dict[str, Any]]:
 
     waiting._holder = counted  # type: ignore[method-assign]
     task = asyncio.ensure_future(first_event(waiting))
-    while len(looks) < 3:
-        await asyncio.sleep(0)
-    waited = not task.done()
-    change()
+    waited = []
+    for change in changes:
+        looks.clear()
+        while len(looks) < 3 and not task.done():
+            await asyncio.sleep(0)
+        waited.append(not task.done())
+        change()
     return waited, await task
 
 
@@ -80,7 +83,21 @@ def test_it_fires_at_once_when_the_stage_is_free(locks: FileLockManager) -> None
 
 
 def test_it_waits_until_the_stage_is_released(locks: FileLockManager) -> None:
-    assert run(_fires_after(lambda: locks.release("stage", HOLDER))) == (True, {"stage": "stage"})
+    assert run(_fires_after(lambda: locks.release("stage", HOLDER))) == ([True], {"stage": "stage"})
+
+
+def test_it_goes_on_waiting_when_the_next_step_of_the_holder_runs_on_another_host(locks: FileLockManager) -> None:
+    elsewhere = Owner(HOLDER.run_id, "another host")
+    changes = (lambda: locks.acquire("stage", elsewhere, seconds=60), lambda: locks.release("stage", elsewhere))
+    assert run(_fires_after(*changes)) == ([True, True], {"stage": "stage"})
+
+
+def test_a_look_leaves_no_lock_manager_behind(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    disposed = []
+    monkeypatch.setattr(FileLockManager, "dispose", lambda manager: disposed.append(manager))
+    locks.release("stage", HOLDER)
+    run(first_event(trigger()))
+    assert len(disposed) == 1
 
 
 def test_it_fires_when_the_holder_is_another_one(locks: FileLockManager) -> None:
@@ -88,7 +105,7 @@ def test_it_fires_when_the_holder_is_another_one(locks: FileLockManager) -> None
         locks.release("stage", HOLDER)
         locks.acquire("stage", OTHER, seconds=60)
 
-    assert run(_fires_after(change)) == (True, {"stage": "stage"})
+    assert run(_fires_after(change)) == ([True], {"stage": "stage"})
 
 
 def test_it_lets_the_operator_look_now_and_then(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -560,3 +560,20 @@ def test_a_script_that_is_built_anew_replaces_what_it_made(project: Project) -> 
     publish(session, "one")
 
     assert project.query("select n from one.t") == [(1,)]
+
+
+def test_a_flow_that_replaces_the_stage_of_another_one_says_so(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.run(chain(project))
+
+    @materialize(version="1")
+    def other() -> Table[Any]:
+        return Table(pl.DataFrame({"x": [1]}), "other")
+
+    with Flow("intruder") as flow, Stage("first"):
+        other()
+    project.run(flow)
+
+    assert "Stage first was published by flow 'chain' before; flow 'intruder' replaces it" in caplog.text
+    assert "the tables one, two are gone" in caplog.text

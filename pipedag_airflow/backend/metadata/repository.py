@@ -138,6 +138,16 @@ class MetadataRepository:
             query = query.where(generation.c.run_id == run_id)
         return [_generation(row) for row in self.connection.execute(query)]
 
+    def flow_of(self, stage: str, number: int) -> str | None:
+        """Return the name of the flow whose run opened a generation."""
+        generation, run = self.tables.generation, self.tables.run
+        query = (
+            sa.select(run.c.flow)
+            .join_from(generation, run, run.c.run_id == generation.c.run_id)
+            .where(generation.c.stage == stage, generation.c.number == number)
+        )
+        return self.connection.execute(query).scalar_one_or_none()
+
     def check_fence(self, stage: str, number: int) -> StageRecord:
         """Check that a generation may still write, and lock out a take-over until the transaction ends.
 
