@@ -139,7 +139,7 @@ def _warn_of_other_flow(publication: Publication) -> None:
     if other is not None and other != ours:
         log.warning(
             "Stage %s was published by flow %r before; flow %r replaces it, and the tables %s are gone. If that is not "
-            "what you want, rename the stage in one of the flows, or give each flow an instance of its own in pipedag.yaml.",
+            "what you want, rename the stage in one of the flows, or give each flow an instance in pipedag.yaml.",
             publication.stage,
             other,
             ours,
