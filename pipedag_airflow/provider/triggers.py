@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StageFreeTrigger"]
 
-#: After this time the operator looks for itself: it can ask Airflow whether the holder's run is over. Less than the time
-#: for which a lock manager keeps the place in the queue of a run that does not ask again.
+#: After this time the operator looks for itself: it can ask Airflow whether the holder's run is over. Less than the
+#: time for which a lock manager keeps the place in the queue of a run that does not ask again.
 _LOOK_SECONDS = 8.0
 
 
