@@ -77,8 +77,9 @@ def _demo(arguments: argparse.Namespace, home: DemoHome, narrator: Narrator) -> 
         _compare(first, second, narrator)
         if arguments.keep:
             _wait_for_interrupt(airflow, narrator)
-    again = f"pipedag-airflow airflow --dags {arguments.dags} --home {arguments.home}"
-    narrator.say(f"Airflow is stopped. To start it again, with these runs and tables: {again}")
+    again = f"{sys.executable} -m pipedag_airflow.cli airflow --dags {arguments.dags} --home {arguments.home}"
+    narrator.say("Airflow is stopped. To start it again, with these runs and tables:")
+    narrator.say(f"  {again}")
     return 0 if second.state == "success" else 1
 
 
