@@ -13,6 +13,7 @@ from pipedag_airflow.errors import DuplicateNameError, FlowError, StageError
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
+    import pydot
     from airflow.sdk import DAG
 
     from pipedag_airflow.config import ConfigContext
@@ -215,6 +216,59 @@ class Flow:
         from pipedag_airflow.provider.registration import to_dag
 
         return to_dag(self, sys._getframe(1).f_globals, dag_args)
+
+    def visualize(self, result: Result | None = None) -> None:
+        """Show the flow as a graph: in a notebook as its output, otherwise as a PDF in the browser.
+
+        Needs Graphviz and the extra ``visualize``.
+
+        Args:
+            result: A run of the flow. Tasks are coloured by what became of them, and what was not selected is dashed.
+
+        Raises:
+            MissingExtraError: if pydot or Graphviz is not installed.
+            FlowError: if the result is that of another flow.
+        """
+        from pipedag_airflow.visualize import show
+
+        show(self, result)
+
+    def visualize_url(self, result: Result | None = None) -> str:
+        """Return a link that shows the flow as a graph, drawn by the Kroki server that ``kroki_url`` names.
+
+        Nothing is contacted by this call. The graph itself is in the link: whoever opens it sends the names of stages
+        and tasks, their versions and the first lines of their docstrings to that server, which may be a third party's.
+
+        Args:
+            result: A run of the flow; see :meth:`visualize`. Its configuration names the server.
+
+        Raises:
+            ConfigError: if ``kroki_url`` is not configured.
+            MissingExtraError: if pydot is not installed.
+            FlowError: if the result is that of another flow.
+        """
+        from pipedag_airflow.visualize import picture_url
+
+        return picture_url(self, result)
+
+    def visualize_pydot(self, result: Result | None = None) -> pydot.Dot:
+        """Return the flow as a graph of pydot's, to be changed or written to a file.
+
+        Args:
+            result: A run of the flow; see :meth:`visualize`.
+
+        Raises:
+            MissingExtraError: if pydot is not installed.
+            FlowError: if the result is that of another flow.
+
+        Example:
+            ::
+
+                flow.visualize_pydot().write_svg("flow.svg")
+        """
+        from pipedag_airflow.visualize import draw
+
+        return draw(self, result)
 
     def __repr__(self) -> str:
         return f"<Flow {self.name}>"
