@@ -123,4 +123,4 @@ class RunError(PipedagError, RuntimeError):
 
 
 class MissingExtraError(PipedagError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed; the message says how to get it."""

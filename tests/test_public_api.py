@@ -1,4 +1,4 @@
-"""What users import and call: names, signatures, the tree of errors, and what importing the package does not load."""
+"""What users import: names, the tree of errors, and what importing the package does not load."""
 
 from __future__ import annotations
 
@@ -33,60 +33,6 @@ with Flow("flow") as flow:
 flow.plan().fingerprint
 print(*sys.modules)
 """
-
-EMPTY = inspect.Parameter.empty
-POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
-ARGS = inspect.Parameter.VAR_POSITIONAL
-KWARGS = inspect.Parameter.VAR_KEYWORD
-
-SIGNATURES = {
-    "Flow": [("name", POSITIONAL, "default")],
-    "Flow.run": [
-        ("self", POSITIONAL, EMPTY),
-        ("components", ARGS, EMPTY),
-        ("config", KEYWORD, None),
-        ("orchestration_engine", KEYWORD, None),
-        ("fail_fast", KEYWORD, None),
-        ("ignore_cache_function", KEYWORD, False),
-        ("kwargs", KWARGS, EMPTY),
-    ],
-    "Flow.get_stage": [("self", POSITIONAL, EMPTY), ("name", POSITIONAL, EMPTY)],
-    "Flow.__getitem__": [("self", POSITIONAL, EMPTY), ("name", POSITIONAL, EMPTY)],
-    "Stage": [("name", POSITIONAL, EMPTY), ("materialization_details", POSITIONAL, None)],
-    "Stage.get_task": [("self", POSITIONAL, EMPTY), ("name", POSITIONAL, EMPTY), ("index", POSITIONAL, None)],
-    "Stage.__getitem__": [("self", POSITIONAL, EMPTY), ("item", POSITIONAL, EMPTY)],
-    "materialize": [
-        ("fn", inspect.Parameter.POSITIONAL_ONLY, None),
-        ("name", KEYWORD, None),
-        ("input_type", KEYWORD, None),
-        ("version", KEYWORD, None),
-        ("cache", KEYWORD, None),
-        ("lazy", KEYWORD, False),
-        ("nout", KEYWORD, 1),
-    ],
-    "Table": [
-        ("obj", POSITIONAL, None),
-        ("name", POSITIONAL, None),
-        ("primary_key", KEYWORD, None),
-        ("indexes", KEYWORD, None),
-        ("type_map", KEYWORD, None),
-        ("materialization_details", KEYWORD, None),
-    ],
-    "RawSql": [("sql", POSITIONAL, None), ("name", POSITIONAL, None), ("separator", POSITIONAL, ";")],
-    "RawSql.get": [("self", POSITIONAL, EMPTY), ("table_name", POSITIONAL, EMPTY), ("default", POSITIONAL, None)],
-    "RawSql.__getitem__": [("self", POSITIONAL, EMPTY), ("table_name", POSITIONAL, EMPTY)],
-    "RawSql.__contains__": [("self", POSITIONAL, EMPTY), ("table_name", POSITIONAL, EMPTY)],
-    "RawSql.items": [("self", POSITIONAL, EMPTY)],
-    "Blob": [("obj", POSITIONAL, None), ("name", POSITIONAL, None)],
-    "Result.get": [("self", POSITIONAL, EMPTY), ("task", POSITIONAL, EMPTY), ("as_type", POSITIONAL, None)],
-    "PipedagConfig.get": [
-        ("self", POSITIONAL, EMPTY),
-        ("instance", POSITIONAL, None),
-        ("flow", POSITIONAL, None),
-        ("per_user", POSITIONAL, False),
-    ],
-}
 
 PATHS = [
     "backend.blob.FileBlobStore",
@@ -162,25 +108,6 @@ def test_importing_and_authoring_load_no_library_of_data_nor_airflow(code):
     loaded = modules_after(code)
     assert "pipedag_airflow" in loaded
     assert loaded.isdisjoint(HEAVY)
-
-
-# --- signatures --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", SIGNATURES)
-def test_the_signature_is_that_of_the_api_reference(path):
-    thing = pipedag_airflow
-    for name in path.split("."):
-        thing = getattr(thing, name)
-    parameters = inspect.signature(thing).parameters.values()
-    assert [(parameter.name, parameter.kind, parameter.default) for parameter in parameters] == SIGNATURES[path]
-
-
-@pytest.mark.parametrize("name", ["name", "transaction_name", "current_name"])
-def test_the_names_of_a_stage_are_properties(name):
-    assert isinstance(inspect.getattr_static(pipedag_airflow.Stage, name), property)
-    with pytest.raises(AttributeError):
-        setattr(pipedag_airflow.Stage("stage"), name, "another")
 
 
 # --- errors ------------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from pipedag_airflow.core.plan import COMMIT_TASK, RESERVED_TASKS, Plan, compile
 from pipedag_airflow.errors import DuplicateNameError, FlowError, StageError
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
+    import pydot
     from airflow.sdk import DAG
 
     from pipedag_airflow.config import ConfigContext
@@ -51,7 +52,7 @@ class Flow:
         self.tasks: dict[str, Task] = {}
         #: Ids of tasks and commits in the order of their creation, which is an order in which they can run.
         self.order: list[str] = []
-        #: The file that holds the flow's block: pipedag.yaml is looked for beside and above it.
+        #: The file that holds the flow's block: pipedag.yaml is looked for beside and above it. None in a notebook.
         self.file: Path | None = None
         self._plan: Plan | None = None
 
@@ -61,7 +62,8 @@ class Flow:
             raise RuntimeError(f"Flow {self.name!r} is opened within the open flow {open_flow.name!r}.")
         if self._plan is not None or self.stages:
             raise FlowError(f"Flow {self.name!r} was opened before. A flow is defined by one block.")
-        self.file = _calling_file()
+        file = _block_globals().get("__file__")
+        self.file = Path(file).resolve() if file else None
         definition.open_flow(self)
         return self
 
@@ -76,7 +78,7 @@ class Flow:
         if "airflow.sdk" in sys.modules:
             from pipedag_airflow.provider.registration import on_flow_defined
 
-            on_flow_defined(self, sys._getframe(1).f_globals)
+            on_flow_defined(self, _block_globals())
 
     def add_stage(self, stage: Stage, parent: Stage | None) -> None:
         """Add a stage whose block is entered; called by :class:`Stage`.
@@ -215,11 +217,67 @@ class Flow:
 
         return to_dag(self, sys._getframe(1).f_globals, dag_args)
 
+    def visualize(self, result: Result | None = None) -> None:
+        """Show the flow as a graph: in a notebook as its output, otherwise as a PDF in the browser.
+
+        Needs Graphviz and the extra ``visualize``.
+
+        Args:
+            result: A run of the flow. Tasks are coloured by what became of them, and what was not selected is dashed.
+
+        Raises:
+            MissingExtraError: if pydot or Graphviz is not installed.
+            FlowError: if the result is that of another flow.
+        """
+        from pipedag_airflow.visualize import show
+
+        show(self, result)
+
+    def visualize_url(self, result: Result | None = None) -> str:
+        """Return a link that shows the flow as a graph, drawn by the Kroki server that ``kroki_url`` names.
+
+        Nothing is contacted by this call. The graph itself is in the link: whoever opens it sends the names of stages
+        and tasks, their versions and the first lines of their docstrings to that server, which may be a third party's.
+
+        Args:
+            result: A run of the flow; see :meth:`visualize`. Its configuration names the server.
+
+        Raises:
+            ConfigError: if ``kroki_url`` is not configured.
+            MissingExtraError: if pydot is not installed.
+            FlowError: if the result is that of another flow.
+        """
+        from pipedag_airflow.visualize import picture_url
+
+        return picture_url(self, result)
+
+    def visualize_pydot(self, result: Result | None = None) -> pydot.Dot:
+        """Return the flow as a graph of pydot's, to be changed or written to a file.
+
+        Args:
+            result: A run of the flow; see :meth:`visualize`.
+
+        Raises:
+            MissingExtraError: if pydot is not installed.
+            FlowError: if the result is that of another flow.
+
+        Example:
+            ::
+
+                flow.visualize_pydot().write_svg("flow.svg")
+        """
+        from pipedag_airflow.visualize import draw
+
+        return draw(self, result)
+
     def __repr__(self) -> str:
         return f"<Flow {self.name}>"
 
 
-def _calling_file() -> Path | None:
-    """Return the file of the code that opened the flow; None where there is none, as in a notebook."""
-    file = sys._getframe(2).f_globals.get("__file__")
-    return Path(file).resolve() if file else None
+def _block_globals() -> dict[str, Any]:
+    """Return the global variables of the module that holds the flow's block, for __enter__ and __exit__."""
+    frame: FrameType | None = sys._getframe(2)
+    # An ExitStack enters and leaves the block for the code that called it.
+    while frame is not None and frame.f_globals.get("__name__") == "contextlib":
+        frame = frame.f_back
+    return {} if frame is None else frame.f_globals

@@ -12,6 +12,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipedag_airflow.cache.decision import Decision
     from pipedag_airflow.run.result import FinalTaskState
     from pipedag_airflow.run.session import RunSession
 
@@ -28,6 +29,7 @@ class Outcome:
         states: The final states by node id.
         exception: The first exception, if there was one.
         underlying: An object of the engine's own.
+        decisions: Why tasks ran or were valid, by node id, as far as the engine knows.
     """
 
     successful: bool
@@ -35,6 +37,7 @@ class Outcome:
     states: dict[str, FinalTaskState]
     exception: Exception | None = None
     underlying: Any = None
+    decisions: dict[str, Decision] = attrs.field(factory=dict)
 
 
 class OrchestrationEngine(ABC):

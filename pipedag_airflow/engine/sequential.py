@@ -17,6 +17,7 @@ from pipedag_airflow.run.result import FinalTaskState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipedag_airflow.cache.decision import Decision
     from pipedag_airflow.run.session import RunSession
 
 __all__ = ["SequentialEngine"]
@@ -78,19 +79,20 @@ class _SequentialRun:
             if report is not None and not report.closed:
                 publish(self.session, node.stage)
             return
-        value, state = self._task(node)
+        value, decision = self._task(node)
         self.outcome.values[node.id] = value
-        self.outcome.states[node.id] = state
+        self.outcome.states[node.id] = FinalTaskState.CACHE_VALID if decision.valid else FinalTaskState.COMPLETED
+        self.outcome.decisions[node.id] = decision
 
-    def _task(self, node: PlanNode) -> tuple[Any, FinalTaskState]:
+    def _task(self, node: PlanNode) -> tuple[Any, Decision]:
         if node.stage not in self.begun:
             self.begun[node.stage] = _begin_when_free(self.session, node.stage)
         report = self.begun[node.stage]
-        if report.decisions[node.id].valid:
-            return report.values[node.id], FinalTaskState.CACHE_VALID
+        decision = report.decisions[node.id]
+        if decision.valid:
+            return report.values[node.id], decision
         executed = execute(self.session, node.id)
-        state = FinalTaskState.CACHE_VALID if executed.decision.valid else FinalTaskState.COMPLETED
-        return executed.value, state
+        return executed.value, executed.decision
 
 
 def _begin_when_free(session: RunSession, stage: str) -> StageReport:

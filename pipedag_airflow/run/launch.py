@@ -69,6 +69,7 @@ def launch(
         task_values={flow.tasks[node]: value for node, value in outcome.values.items()},
         task_states={flow.tasks[node]: state for node, state in outcome.states.items()},
         exception=outcome.exception,
+        decisions={flow.tasks[node]: decision for node, decision in outcome.decisions.items()},
     )
 
 

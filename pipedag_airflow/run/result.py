@@ -19,7 +19,10 @@ from pipedag_airflow.run.snapshot import location_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pydot
+
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
+    from pipedag_airflow.cache.decision import Decision
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
 
@@ -56,6 +59,7 @@ class Result:
         task_values: The results by task; tables and blobs are descriptors.
         task_states: What became of each task.
         exception: The first exception of the run, if there was one.
+        decisions: Why tasks ran or were valid; without those that failed or were not reached.
     """
 
     flow: Flow
@@ -66,6 +70,7 @@ class Result:
     task_values: Mapping[Task, Any]
     task_states: Mapping[Task, FinalTaskState]
     exception: Exception | None
+    decisions: Mapping[Task, Decision] = attrs.field(factory=dict)
 
     def get(self, task: Task | TaskGetItem, as_type: Any = None) -> Any:
         """Return the result of a task, with its tables and blobs loaded.
@@ -102,6 +107,18 @@ class Result:
                 "call result.get(task, as_type=pandas.DataFrame), for example."
             )
         return self._load(root, value, as_type)
+
+    def visualize(self) -> None:
+        """Show the flow and what became of it; see :meth:`Flow.visualize`."""
+        self.flow.visualize(self)
+
+    def visualize_url(self) -> str:
+        """Return a link that shows the flow and what became of it; see :meth:`Flow.visualize_url`."""
+        return self.flow.visualize_url(self)
+
+    def visualize_pydot(self) -> pydot.Dot:
+        """Return the flow and what became of it as a graph of pydot's; see :meth:`Flow.visualize_pydot`."""
+        return self.flow.visualize_pydot(self)
 
     def _state(self, task: Task) -> str:
         return self.task_states.get(task, FinalTaskState.UNKNOWN).value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,12 @@ def test_the_plan_is_compiled_once():
 def test_a_flow_knows_the_file_of_its_block():
     with Flow() as flow:
         pass
+    assert flow.file == Path(__file__).resolve()
+
+
+def test_a_flow_that_a_stack_opens_is_in_the_file_of_the_code_that_has_the_stack():
+    with ExitStack() as stack:
+        flow = stack.enter_context(Flow())
     assert flow.file == Path(__file__).resolve()
 
 

@@ -54,6 +54,17 @@ def test_a_flow_becomes_a_dag_without_being_asked(dags: DagFolder) -> None:
     assert dag.task_ids == ["stage.begin_transaction", "stage.one", "stage.two", "stage.commit_transaction"]
 
 
+def test_a_flow_that_a_stack_opens_and_closes_is_a_dag_too(dags: DagFolder) -> None:
+    block = """with ExitStack() as stack:
+    flow = stack.enter_context(Flow("shop"))
+    stack.enter_context(Stage("stage"))
+    two(one())"""
+    text = flow("shop").replace('with Flow("shop") as flow, Stage("stage"):\n    two(one())', block)
+    dags.write(shop=f"from contextlib import ExitStack\n{text}")
+    dag = only(dags)
+    assert (dag.dag_id, dag.fileloc) == ("shop", str(dags.path / "shop.py"))
+
+
 def test_defaults_do_not_surprise(dags: DagFolder) -> None:
     dags.write(shop=flow("shop"))
     dag = only(dags)
