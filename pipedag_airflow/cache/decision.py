@@ -37,6 +37,8 @@ class Reason(StrEnum):
     #: A lazy task returned something that has no query to compare.
     NO_QUERY = "no_query"
     TABLE_MISSING = "table_missing"
+    #: The stored result holds a class or stage that the flow no longer has as it was.
+    VALUE_UNREADABLE = "value_unreadable"
     #: It was made from data of an enclosing stage that were never published.
     ENCLOSING_ABANDONED = "enclosing_abandoned"
     FORCED = "forced"

@@ -38,7 +38,8 @@ def materialize(
     """Make a task of a function: its outputs are stored, its inputs are loaded.
 
     Inputs and outputs may consist of dict, list, tuple, int, float, str, bool, None, date, datetime, time, timedelta,
-    Path, :class:`Table`, :class:`RawSql`, :class:`Blob` and :class:`Stage`.
+    Path, members of enums, instances of dataclasses, :class:`Table`, :class:`RawSql`, :class:`Blob` and
+    :class:`Stage`. Enums and dataclasses are defined at the top level of a module; of a dataclass the fields are kept.
 
     Args:
         fn: The function, where the decorator is used without arguments.

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.core import definition
+from pipedag_airflow.core.classes import field_values, is_dataclass_instance
 from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import StageError
@@ -108,7 +109,8 @@ def _unwrap(value: Any) -> Any:
 class Task:
     """One call of a task in a flow.
 
-    ``task[key]`` refers to an element of its result; with ``nout`` the task can be unpacked.
+    ``task[key]`` refers to an element of its result, or to a field where that is a dataclass; while the flow is being
+    defined, so does ``task.field``. With ``nout`` the task can be unpacked.
     """
 
     def __init__(self, unbound: UnboundTask, flow: Flow, stage: Stage, bound: inspect.BoundArguments) -> None:
@@ -134,6 +136,15 @@ class Task:
         """Refer to one element of the task's result."""
         return TaskGetItem(self, (key,))
 
+    def __getattr__(self, name: str) -> TaskGetItem:
+        """Refer to a field of the task's result, as ``task[name]`` does.
+
+        Raises:
+            AttributeError: if no flow is being defined, or the name begins with an underscore.
+        """
+        _check_field(self, name)
+        return self[name]
+
     def __iter__(self) -> Iterator[TaskGetItem]:
         """Refer to each of the ``nout`` objects that the task returns."""
         return (self[index] for index in range(self.nout))
@@ -143,7 +154,7 @@ class Task:
 
 
 class TaskGetItem:
-    """A reference to a part of a task's result, such as ``task["a"][0]``."""
+    """A reference to a part of a task's result, such as ``task["a"][0]`` or ``task["a"].field``."""
 
     def __init__(self, task: Task, keys: tuple[Any, ...]) -> None:
         self.task = task
@@ -152,6 +163,11 @@ class TaskGetItem:
     def __getitem__(self, key: Any) -> TaskGetItem:
         """Refer to a part of the part."""
         return TaskGetItem(self.task, (*self.keys, key))
+
+    def __getattr__(self, name: str) -> TaskGetItem:
+        """Refer to a field of the part; raises like :meth:`Task.__getattr__`."""
+        _check_field(self, name)
+        return self[name]
 
     # Without this, Python would iterate by asking for 0, 1, 2 … without end.
     __iter__ = None
@@ -166,11 +182,33 @@ class TaskGetItem:
         for key in self.keys:
             if value is None:
                 raise TypeError(f"{self!r}: the value before [{key!r}] is None")
-            value = value[key]
+            value = _field(value, key) if is_dataclass_instance(value) else value[key]
         return value
 
     def __repr__(self) -> str:
         return f"<{self.task.id or self.task.name}{''.join(f'[{key!r}]' for key in self.keys)}>"
+
+
+def _check_field(owner: Task | TaskGetItem, name: str) -> None:
+    # Names with an underscore are what Python and notebooks ask any object for.
+    if name.startswith("_"):
+        raise AttributeError(f"{type(owner).__name__!r} has no attribute {name!r}", name=name, obj=owner)
+    if definition.current_flow() is None:
+        raise AttributeError(
+            f"{owner!r} has no attribute {name!r}. A field of a result is referred to as an attribute only while the "
+            f"flow is being defined; write [{name!r}] instead.",
+            name=name,
+            obj=owner,
+        )
+
+
+def _field(value: Any, name: Any) -> Any:
+    fields = field_values(value)
+    if isinstance(name, str) and name in fields:
+        return fields[name]
+    if hasattr(value, "__getitem__"):
+        return value[name]
+    raise KeyError(f"{type(value).__qualname__} has no field {name!r}; its fields are {', '.join(fields) or 'none'}")
 
 
 def _referenced_tasks(arguments: Any) -> tuple[Task, ...]:

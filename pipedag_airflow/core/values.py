@@ -7,7 +7,9 @@ items are equal, as are two dicts of different order.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import enum
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from typing import Any
 
 import attrs
 
+from pipedag_airflow.core.classes import Classes, field_values, is_dataclass_instance, new_instance, with_fields
 from pipedag_airflow.core.containers import Blob, RawSql, Stored, Table
 from pipedag_airflow.core.stage import Stage
 from pipedag_airflow.errors import CacheError, UnsupportedValueError
@@ -25,22 +28,25 @@ __all__ = ["Decoder", "deep_map", "dump_identity", "dump_stored"]
 _TAG = "$"
 _ADMITTED = (
     "dict, list, tuple, int, float, str, bool, None, date, datetime, time, timedelta, Path, "
-    "Table, RawSql, Blob and Stage"
+    "members of enums, instances of dataclasses, Table, RawSql, Blob and Stage"
 )
+_NO_OWN_CLASSES = Classes()
 Encode = Callable[[Any, str], Any]
 
 
-def dump_stored(value: Any, where: str = "result") -> str:
+def dump_stored(value: Any, where: str = "result", classes: Classes = _NO_OWN_CLASSES) -> str:
     """Return the JSON text from which :class:`Decoder` restores the value.
 
     Args:
         value: Any admitted value; containers must be descriptors, that is, stored already.
         where: What to call the value in an error message.
+        classes: Where the reader looks for the classes of enums and dataclasses.
 
     Raises:
         UnsupportedValueError: if the value holds something that cannot be stored; the message has the path to it.
     """
-    return json.dumps(_Encoder(_stored_container, lists_only=False).encode(value, where), separators=(",", ":"))
+    encoder = _Encoder(_stored_container, lists_only=False, classes=classes)
+    return json.dumps(encoder.encode(value, where), separators=(",", ":"))
 
 
 def dump_identity(value: Any, where: str = "argument", special: Encode | None = None) -> str:
@@ -60,9 +66,9 @@ def dump_identity(value: Any, where: str = "argument", special: Encode | None = 
 
 
 def deep_map(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply a function to every leaf of nested dicts, lists and tuples and return the same shape.
+    """Apply a function to every leaf of nested dicts, lists, tuples and dataclasses and return the same shape.
 
-    Only the exact types dict, list and tuple are entered; everything else is a leaf.
+    Of dict, list and tuple only the exact types are entered; everything else is a leaf, so are containers.
     """
     if type(value) is list:
         return [deep_map(item, function) for item in value]
@@ -70,6 +76,8 @@ def deep_map(value: Any, function: Callable[[Any], Any]) -> Any:
         return tuple(deep_map(item, function) for item in value)
     if type(value) is dict:
         return {deep_map(key, function): deep_map(item, function) for key, item in value.items()}
+    if is_dataclass_instance(value) and not isinstance(value, Stored):
+        return with_fields(value, lambda _, field: deep_map(field, function))
     return function(value)
 
 
@@ -78,6 +86,8 @@ class _Encoder:
     container: Callable[[Stored], dict[str, Any]]
     lists_only: bool
     special: Encode | None = None
+    #: Given if the value is to be restored: its classes must then be found again.
+    classes: Classes | None = None
 
     def encode(self, value: Any, where: str) -> Any:
         kind = type(value)
@@ -121,11 +131,39 @@ class _Encoder:
         for tag, (kind, dump, _) in _TIMES.items():
             if type(value) is kind:
                 return {_TAG: tag, "v": dump(value)}
+        if isinstance(value, enum.Enum) or is_dataclass_instance(value):
+            return self._of_class(value, where)
         if self.special is not None:
             encoded = self.special(value, where)
             if encoded is not NotImplemented:
                 return encoded
         raise UnsupportedValueError(_refusal(value, where))
+
+    def _of_class(self, value: Any, where: str) -> dict[str, Any]:
+        name = self._class(type(value), where)
+        if isinstance(value, enum.Flag):  # a combination of flags has no name
+            return {_TAG: "enum", **name, "v": value.value}
+        if isinstance(value, enum.Enum):
+            return {_TAG: "enum", **name, "v": value.name}
+        fields = field_values(value, where).items()
+        return {_TAG: "dataclass", **name, "v": {key: self.encode(item, f"{where}.{key}") for key, item in fields}}
+
+    def _class(self, kind: type, where: str) -> dict[str, str]:
+        """The module does not count for identity: it has another name on Airflow than in a local run."""
+        if self.classes is None:
+            return {"class": kind.__qualname__}
+        name = self.classes.name(kind)
+        if name is None:
+            why = (
+                "is defined within a function"
+                if "<locals>" in kind.__qualname__
+                else f"is not what {kind.__qualname__!r} means in the module {kind.__module__!r}"
+            )
+            raise UnsupportedValueError(
+                f"{where} is of the class {kind.__qualname__}, which {why}, so it could not be found again when the "
+                "value is read. Define the class under its own name at the top level of a module."
+            )
+        return {"module": name[0], "class": name[1]}
 
 
 def _refusal(value: Any, where: str) -> str:
@@ -189,16 +227,21 @@ class Decoder:
     Args:
         generation: Number of the generation whose row is decoded.
         stages: The flow's stages by name, for values that are a :class:`Stage`.
+        classes: Where to look for the classes of enums and dataclasses.
+        where: What to call the value in an error message.
     """
 
     generation: int
     stages: Mapping[str, Stage]
+    classes: Classes = _NO_OWN_CLASSES
+    where: str = "A stored value"
 
     def load(self, text: str) -> Any:
         """Return the value that :func:`dump_stored` wrote.
 
         Raises:
-            CacheError: if the value names a stage that the flow no longer has.
+            CacheError: if the value names a stage, class or member that the flow no longer has, or a dataclass has
+                other fields than before.
         """
         return self._decode(json.loads(text))
 
@@ -223,12 +266,46 @@ class Decoder:
             return Path(node["v"])
         if tag == "stage":
             return self._stage(node["v"])
+        if tag == "enum":
+            return self._member(self._class(node), node["v"])
+        if tag == "dataclass":
+            return self._instance(self._class(node), node["v"])
         return self._container(tag, node)
 
     def _stage(self, name: str) -> Stage:
         if name not in self.stages:
-            raise CacheError(f"A stored value refers to the stage {name!r}, which the flow no longer has.")
+            raise CacheError(f"{self.where} refers to the stage {name!r}, which the flow no longer has.")
         return self.stages[name]
+
+    def _class(self, node: dict[str, Any]) -> type:
+        kind = self.classes.find(node["module"], node["class"])
+        if kind is None or issubclass(kind, enum.Enum) != (node[_TAG] == "enum"):
+            module = f"the module {node['module']!r}" if node["module"] else "the modules of the flow's tasks"
+            raise CacheError(
+                f"{self.where} is or holds a value of the {node[_TAG]} {node['class']!r} of {module}, which is not "
+                "there. Define it again, or import its module at the top of the flow's; else let the task run again."
+            )
+        return kind
+
+    def _member(self, kind: type, member: Any) -> Any:
+        enumeration: Any = kind
+        try:
+            return enumeration(member) if issubclass(kind, enum.Flag) else enumeration[member]
+        except (KeyError, ValueError):
+            raise CacheError(
+                f"{self.where} is or holds the member {member!r} of the enum {kind.__qualname__!r}, which is not "
+                f"there: its members are {', '.join(enumeration.__members__)}. Let the task run again."
+            ) from None
+
+    def _instance(self, kind: type, items: dict[str, Any]) -> Any:
+        fields = [field.name for field in dataclasses.fields(kind)]
+        if set(fields) != set(items):
+            raise CacheError(
+                f"{self.where} is or holds an instance of the dataclass {kind.__qualname__!r}, stored with the fields "
+                f"{', '.join(items) or '(none)'}, and now it has {', '.join(fields) or '(none)'}. "
+                "Let the task run again."
+            )
+        return new_instance(kind, {name: self._decode(items[name]) for name in fields})
 
     def _container(self, tag: str, node: dict[str, Any]) -> Stored:
         container: Stored

@@ -9,7 +9,7 @@ import attrs
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Identity, Reason, identify, why_different
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
-from pipedag_airflow.errors import DuplicateNameError
+from pipedag_airflow.errors import CacheError, DuplicateNameError
 
 if TYPE_CHECKING:
     from pipedag_airflow.core.task import Task
@@ -62,11 +62,22 @@ def decide_eager(
         return Decision(False, Reason.FORCED, "ignore_task_version is set"), None
     lost = None
     for row in _same_calls(session, identity, snapshot):
-        missing = [stored.name for stored in row.objects if not snapshot.is_intact(stored)]
-        if not missing:
+        problem = _why_unusable(row, snapshot)
+        if problem is None:
             return Decision(True, Reason.VALID), row
-        lost = lost or Decision(False, Reason.TABLE_MISSING, ", ".join(missing))
+        lost = lost or problem
     return lost or _why(task, identity, snapshot), None
+
+
+def _why_unusable(row: TaskRecord, snapshot: Snapshot) -> Decision | None:
+    missing = [stored.name for stored in row.objects if not snapshot.is_intact(stored)]
+    if missing:
+        return Decision(False, Reason.TABLE_MISSING, ", ".join(missing))
+    try:
+        snapshot.value(row)
+    except CacheError as error:
+        return Decision(False, Reason.VALUE_UNREADABLE, str(error))
+    return None
 
 
 def _same_calls(session: RunSession, identity: Identity, snapshot: Snapshot) -> list[TaskRecord]:

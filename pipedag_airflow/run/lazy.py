@@ -122,7 +122,7 @@ def valid_row(
         task_hash=task_hash,
         memo_key=identity.memo_key,
         inputs=identity.inputs_json(),
-        output=dump_stored(prepared.value, f"Task {task.id!r}: result"),
+        output=dump_stored(prepared.value, f"Task {task.id!r}: result", session.classes),
         produced_by=generation,
         reads_open=reads_open(task, snapshot),
         objects=tuple(attrs.evolve(stored, generation=generation, node=task.id) for stored in objects),

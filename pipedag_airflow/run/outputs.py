@@ -11,6 +11,7 @@ import attrs
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
 from pipedag_airflow.cache.query import query_text
 from pipedag_airflow.cache.script import script_text, split_script
+from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
 from pipedag_airflow.core.containers import Blob, RawSql, Stored, Table
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.core.naming import generated_name
@@ -94,14 +95,20 @@ def prepare(session: RunSession, task: Task, result: Any, task_hash: str, genera
 
 
 def _map_with_place(value: Any, function: Callable[[Any, str], Any], place: str) -> Any:
-    """Apply a function to every leaf and the path that leads to it; dict keys are left as they are."""
+    """Apply a function to every leaf and the path that leads to it; dict keys are left as they are.
+
+    A dataclass is first offered as a whole, as it may be one that the configuration makes a table or blob of.
+    """
     if type(value) is list:
         return [_map_with_place(item, function, f"{place}[{index}]") for index, item in enumerate(value)]
     if type(value) is tuple:
         return tuple(_map_with_place(item, function, f"{place}[{index}]") for index, item in enumerate(value))
     if type(value) is dict:
         return {key: _map_with_place(item, function, f"{place}[{key!r}]") for key, item in value.items()}
-    return function(value, place)
+    mapped = function(value, place)
+    if mapped is value and is_dataclass_instance(value):
+        return with_fields(value, lambda name, field: _map_with_place(field, function, f"{place}.{name}"))
+    return mapped
 
 
 def _wrapped(session: RunSession, value: Any) -> Any:

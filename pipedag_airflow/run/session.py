@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.stage import current_schemas
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class RunSession:
             index = known.index(task.unbound)
             names[node_id] = task.name if index == 0 else f"{task.name}#{index + 1}"
         return names
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The classes that stored values may have."""
+        return Classes.of_functions(task.unbound.fn for task in self.flow.tasks.values())
 
     @contextmanager
     def stage_schemas(self, generations: dict[str, int]) -> Iterator[None]:

@@ -161,10 +161,15 @@ class Snapshot:
         return next((other for other in same_place if other.state.has_output), None)
 
     def value(self, row: TaskRecord) -> Any:
-        """Return the stored result of a task, with descriptors."""
+        """Return the stored result of a task, with descriptors.
+
+        Raises:
+            CacheError: if there is none, or it needs a stage or class that the flow no longer has.
+        """
         if row.output is None:
             raise CacheError(f"Task {row.node!r} has no result in generation {row.generation} of stage {row.stage!r}.")
-        return Decoder(row.generation, self.session.flow.stages).load(row.output)
+        where = f"The stored result of task {row.node!r} in stage {row.stage!r}"
+        return Decoder(row.generation, self.session.flow.stages, self.session.classes, where).load(row.output)
 
     def object(self, kind: ObjectKind, stored: Stored) -> ObjectRecord:
         """Return the record of a stored container.

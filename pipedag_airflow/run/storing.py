@@ -79,7 +79,7 @@ def store_result(
             _drop_earlier_attempt(session, transaction, rows, row)
             objects = _store_objects(session, transaction, snapshot, task, prepared.outputs, decision)
             _check_names(transaction, snapshot, row, objects)
-            output = dump_stored(prepared.value, f"Task {task.id!r}: result")
+            output = dump_stored(prepared.value, f"Task {task.id!r}: result", session.classes)
             seconds = time.monotonic() - started
             row = attrs.evolve(row, objects=tuple(objects), output=output, seconds=seconds)
         transaction.metadata.write_tasks([row])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import enum
@@ -10,7 +11,9 @@ import math
 import sys
 import zoneinfo
 from collections import OrderedDict, namedtuple
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +37,23 @@ class Color(enum.IntEnum):
     RED = 1
 
 
+class Right(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    first: Any
+    second: Any = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Settings:
+    content: Any = None
+    more: Any = field(default_factory=list)
+
+
 class SomePath(type(Path())):
     pass
 
@@ -42,12 +62,18 @@ def restored(value, **stages):
     return Decoder(generation=3, stages=stages).load(dump_stored(value))
 
 
+def fields(value):
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
 def shape(value):
     """Return a value with the type of each of its parts, so that 1, 1.0 and True differ."""
     if type(value) in (list, tuple):
         return type(value), [shape(item) for item in value]
     if type(value) is dict:
         return dict, [(shape(key), shape(item)) for key, item in value.items()]
+    if dataclasses.is_dataclass(value):
+        return type(value), shape(fields(value))
     return type(value), repr(value)
 
 
@@ -68,8 +94,11 @@ scalars = (
     | st.times().map(without_fold)
     | st.timedeltas()
     | st.builds(Path, st.text("ab/. ", min_size=1))
+    | st.sampled_from([*Color, *Right, Right(0), Right.READ | Right.WRITE])
 )
-keys = scalars | st.tuples(scalars, scalars) | st.sampled_from(["$", "v", "1", 1, 1.5])
+keys = (
+    scalars | st.tuples(scalars, scalars) | st.builds(Key, scalars, scalars) | st.sampled_from(["$", "v", "1", 1, 1.5])
+)
 values = st.recursive(
     scalars,
     lambda inner: (
@@ -77,6 +106,8 @@ values = st.recursive(
         | st.lists(inner, max_size=4).map(tuple)
         | st.dictionaries(keys, inner, max_size=4)
         | st.dictionaries(st.sampled_from(["$", "v", "a"]), inner)
+        | st.builds(Key, inner, inner)
+        | st.builds(Settings, content=inner, more=inner)
     ),
     max_leaves=20,
 )
@@ -205,6 +236,8 @@ def as_lists(value):
         return [as_lists(item) for item in value]
     if type(value) is dict:
         return {key: as_lists(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return type(value)(**as_lists(fields(value)))
     return value
 
 
@@ -213,6 +246,8 @@ def reversed_dicts(value):
         return type(value)(map(reversed_dicts, value))
     if type(value) is dict:
         return {key: reversed_dicts(item) for key, item in reversed(value.items())}
+    if dataclasses.is_dataclass(value):
+        return type(value)(**reversed_dicts(fields(value)))
     return value
 
 
@@ -232,6 +267,8 @@ def canonical(value):
         return "list", [canonical(item) for item in value]
     if type(value) is dict:
         return "dict", sorted(repr((canonical(key), canonical(item))) for key, item in value.items())
+    if dataclasses.is_dataclass(value):
+        return type(value), canonical(fields(value))
     return type(value), repr(value)
 
 
@@ -308,7 +345,6 @@ REFUSED = [
     (len, "builtin_function_or_method", "Wrap it in Table"),
     (int, "type", "Wrap it in Table"),
     (Text("x"), "Text", "Wrap it in Table"),
-    (Color.RED, "Color", "Wrap it in Table"),
     (Pair(1, 2), "Pair", "Wrap it in Table"),
     (OrderedDict(), "OrderedDict", "Wrap it in Table"),
     (PurePosixPath("x"), "PurePosixPath", "Wrap it in Table"),

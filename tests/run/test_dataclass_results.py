@@ -1,0 +1,310 @@
+"""Enums and dataclasses through whole runs: fresh, from the cache, and read by another process."""
+
+from __future__ import annotations
+
+import enum
+import sys
+import types
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
+from pipedag_airflow.errors import CacheError, UnsupportedValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Project
+
+
+class Season(enum.StrEnum):
+    SUMMER = "summer"
+
+
+class Right(enum.Flag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    rights: Right = Right.READ | Right.WRITE
+    pair: tuple[Any, ...] = (1, (Season.SUMMER, ""))
+    amount: int = 10**300
+
+
+@dataclass
+class Outcome:
+    frame: Any
+    model: Any
+    season: Season = Season.SUMMER
+    limits: Limits = field(default_factory=Limits)
+    by_season: dict[Season, Any] = field(default_factory=dict)
+    nothing: list[Any] = field(default_factory=lambda: [None, [None]])
+
+
+@dataclass
+class Model:
+    weights: Any
+
+
+def rows(*values: int) -> pd.DataFrame:
+    return pd.DataFrame({"x": [*values]})
+
+
+def pipeline(project: Project) -> Flow:
+    @materialize(version="1")
+    def make() -> Outcome:
+        project.call("make")
+        return Outcome(
+            Table(rows(1, 2), "one"), Blob({"w"}, "model"), by_season={Season.SUMMER: [Table(rows(3), "two")]}
+        )
+
+    @materialize(version="1", input_type=pd.DataFrame)
+    def whole(outcome: Outcome) -> list[Any]:
+        project.call("whole")
+        assert type(outcome) is Outcome
+        assert outcome.limits == Limits()
+        assert outcome.by_season[Season.SUMMER][0]["x"].tolist() == [3]
+        return [outcome.season, sorted(outcome.model), outcome.frame["x"].tolist()]
+
+    @materialize(version="1", input_type=pd.DataFrame)
+    def parts(frame: pd.DataFrame, rights: Right, wrapped: Outcome) -> Outcome:
+        project.call("parts")
+        assert wrapped.model == 10**300
+        assert wrapped.frame["x"].tolist() == [3]
+        return Outcome(frame["x"].tolist(), rights)
+
+    with Flow("dataclasses") as flow:
+        with Stage("first"):
+            made = make()
+        with Stage("second"):
+            whole(made)
+            second_table = made.by_season[Season.SUMMER][0]
+            parts(made.frame, made.limits.rights, Outcome(second_table, made.limits.amount))
+    return flow
+
+
+def shown(value: Outcome) -> Any:
+    """An outcome without its frames, whose equality is another one."""
+    return value.frame["x"].tolist(), value.model, value.season, value.limits, value.nothing
+
+
+def test_a_fresh_and_a_cached_run_give_equal_values_of_equal_types(project: Project) -> None:
+    fresh_flow, cached_flow = pipeline(project), pipeline(project)
+    fresh = project.run(fresh_flow)
+    assert project.called == ["make", "whole", "parts"]
+    cached = project.run(cached_flow)
+    assert project.called == []
+
+    for result, flow in [(fresh, fresh_flow), (cached, cached_flow)]:
+        outcome = result.get(flow["first"]["make"], as_type=pd.DataFrame)
+        assert shown(outcome) == ([1, 2], {"w"}, Season.SUMMER, Limits(), [None, [None]])
+        assert type(outcome) is Outcome
+        assert type(outcome.limits.pair) is tuple
+        assert outcome.by_season[Season.SUMMER][0]["x"].tolist() == [3]
+        assert result.get(flow["second"]["whole"]) == [Season.SUMMER, ["w"], [1, 2]]
+        assert result.get(flow["second"]["parts"]) == Outcome([1, 2], Right.READ | Right.WRITE)
+
+
+def test_a_field_of_a_result_is_got_by_a_reference(project: Project) -> None:
+    @materialize(version="1", input_type=pd.DataFrame)
+    def make() -> Outcome:
+        return Outcome(Table(rows(1, 2), "one"), None)
+
+    with Flow("fields") as flow, Stage("first"):
+        made = make()
+        frame, amount = made.frame, made.limits.amount
+
+    result = project.run(flow)
+
+    assert result.get(frame)["x"].tolist() == [1, 2]
+    assert result.get(amount) == result.get(made["limits"]["amount"]) == 10**300
+
+
+def test_scripts_in_a_field_give_their_tables(project: Project) -> None:
+    @materialize(version="1")
+    def make(stage: Stage) -> Outcome:
+        return Outcome(RawSql(f"create table {stage.current_name}.made as select 7 as x"), None)
+
+    @materialize(version="1", input_type=pd.DataFrame)
+    def use(frame: pd.DataFrame) -> list[int]:
+        return frame["x"].tolist()
+
+    with Flow("scripts") as flow:
+        with Stage("first") as stage:
+            made = make(stage)
+        with Stage("second"):
+            used = use(made.frame["made"])
+
+    assert project.run(flow).get(used) == [7]
+
+
+def test_a_dataclass_can_be_a_blob_by_configuration(project: Project) -> None:
+    @materialize(version="1")
+    def make() -> list[Model]:
+        return [Model({"a", "b"})]
+
+    with Flow("blobs") as flow, Stage("first"):
+        made = make()
+
+    result = project.run(flow, config=project.config(auto_blob=[f"{__name__}.Model"]))
+
+    assert result.get(made) == [Model({"a", "b"})]
+
+
+def test_a_changed_field_of_an_argument_runs_the_task_again(project: Project) -> None:
+    @materialize(version="1")
+    def use(limits: Limits, season: Season) -> int:
+        project.call("use")
+        return limits.amount
+
+    def flow(amount: int) -> Flow:
+        with Flow("literals") as flow, Stage("first"):
+            use(Limits(amount=amount), Season.SUMMER)
+        return flow
+
+    assert project.executed(flow(1)) == ["use"]
+    assert project.executed(flow(1)) == []
+    assert project.executed(flow(2)) == ["use"]
+
+
+@dataclass
+class Local:
+    x: int
+
+
+Local.__qualname__ = "make.<locals>.Local"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (Outcome([Local(1)], None), r"result\.frame\[0\] is of the class .*Local, which is defined within a function"),
+        (Outcome(None, {"a": (1, {2})}), r"result\.model\['a'\]\[1\] is of type set"),
+    ],
+    ids=["local class", "set"],
+)
+def test_what_cannot_be_stored_is_refused_when_it_is_returned(project: Project, value: Any, message: str) -> None:
+    @materialize(version="1")
+    def make() -> Any:
+        return value
+
+    with Flow("refused") as flow, Stage("first"):
+        make()
+
+    with pytest.raises(UnsupportedValueError, match=rf"^Task 'first\.make': {message}"):
+        project.run(flow)
+
+
+# --- other processes, other versions of the code -----------------------------------------------------------------
+
+FLOW_CODE = """
+import enum
+from dataclasses import dataclass
+from pipedag_airflow import Flow, Stage, materialize
+
+class Color(enum.Enum):
+    RED = 1
+
+@dataclass
+class Point:
+    x: object
+    color: Color
+
+@materialize(version="1")
+def make():
+    called.append("make")
+    return Point((1, 2), Color.RED)
+
+@materialize(version="1")
+def use(point, color):
+    called.append("use")
+    assert type(point) is Point
+    return point.x
+
+with Flow("points") as flow:
+    with Stage("first"):
+        made = make()
+    with Stage("second"):
+        used = use(made, made.color)
+"""
+
+
+@pytest.fixture
+def load(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., types.ModuleType]:
+    def load(name: str, code: str = FLOW_CODE) -> types.ModuleType:
+        """Return the module of a flow file as a new process knows it under that name."""
+        module = types.ModuleType(name)
+        vars(module)["called"] = project.called
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(code, "points.py", "exec"), vars(module))
+        return module
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("points", "unusual_prefix_0123_points"), ("unusual_prefix_0123_points", "__main__")]
+)
+def test_processes_that_know_the_file_by_other_names_read_each_others_values(
+    project: Project, load: Callable[..., types.ModuleType], first: str, second: str
+) -> None:
+    writer = load(first)
+    project.run(writer.flow)
+    assert project.called == ["make", "use"]
+    del sys.modules[first]
+
+    reader = load(second)
+    result = project.run(reader.flow)
+
+    assert project.called == []
+    assert type(result.get(reader.made)) is reader.Point
+    assert result.get(reader.made) == reader.Point((1, 2), reader.Color.RED)
+    assert result.get(reader.used) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "detail"),
+    [
+        ("    color: Color", "    color: Color\n    y: int = 0", "now it has x, color, y"),
+        ("RED", "BLUE", "the member 'RED' of the enum 'Color', which is not there"),
+        ("Point", "Place", "the dataclass 'Point' of the modules of the flow's tasks, which is not there"),
+    ],
+    ids=["a new field", "a renamed member", "a renamed class"],
+)
+def test_a_result_of_a_changed_class_is_made_anew_and_the_reason_is_said(
+    project: Project,
+    load: Callable[..., types.ModuleType],
+    caplog: pytest.LogCaptureFixture,
+    before: str,
+    after: str,
+    detail: str,
+) -> None:
+    project.run(load("points").flow)
+    changed = load("points", FLOW_CODE.replace(before, after))
+    caplog.set_level("INFO")
+
+    result = project.run(changed.flow)
+
+    assert project.called == ["make", "use"]
+    assert result.get(changed.used) == (1, 2)
+    assert (
+        "first.make: runs (value_unreadable): The stored result of task 'first.make' in stage 'first' is" in caplog.text
+    )
+    assert detail in caplog.text
+    assert project.executed(changed.flow) == []
+
+
+def test_a_step_that_cannot_read_its_input_says_what_to_do(
+    project: Project, load: Callable[..., types.ModuleType]
+) -> None:
+    project.run(load("points").flow)
+    changed = load("points", FLOW_CODE.replace("Point", "Place"))
+    with pytest.raises(
+        CacheError, match=r"of task 'first\.make' in stage 'first' is or holds .*'Point'.* Define it again"
+    ):
+        project.run(changed.flow, changed.flow["second"])
