@@ -49,6 +49,9 @@ SIGNATURES = {
         ("orchestration_engine", KEYWORD, None),
         ("fail_fast", KEYWORD, None),
         ("ignore_cache_function", KEYWORD, False),
+        # Ours, beyond the API reference.
+        ("cache_validation_mode", KEYWORD, None),
+        ("ignore_task_version", KEYWORD, None),
         ("kwargs", KWARGS, EMPTY),
     ],
     "Flow.get_stage": [("self", POSITIONAL, EMPTY), ("name", POSITIONAL, EMPTY)],
@@ -94,6 +97,7 @@ PATHS = [
     "backend.lock.NoLockManager",
     "backend.table.SQLTableStore",
     "backend.table.sql.dialects.DuckDBTableStore",
+    "context.CacheValidationMode",
     "context.ConfigContext",
     "context.StageLockContext",
     "engine.SequentialEngine",
@@ -113,6 +117,7 @@ def test_the_public_names_are_those_of_the_api():
     assert set(pipedag_airflow.__all__) == {
         *("Flow", "Stage", "materialize", "Table", "RawSql", "Blob"),
         *("Result", "PipedagConfig", "ConfigContext", "StageLockContext"),
+        "CacheValidationMode",  # ours, beyond the API reference
     }
 
 
