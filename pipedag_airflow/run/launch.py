@@ -72,6 +72,7 @@ def launch(
         task_values={flow.tasks[node]: value for node, value in outcome.values.items()},
         task_states={flow.tasks[node]: state for node, state in outcome.states.items()},
         exception=outcome.exception,
+        run_id=session.run_id,
     )
 
 
