@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipedag_airflow.config import ConfigContext, PipedagConfig
-    from pipedag_airflow.context import StageLockContext
+    from pipedag_airflow.context import CacheValidationMode, StageLockContext
     from pipedag_airflow.core.containers import Blob, RawSql, Table
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.core.materialize import materialize
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Blob",
+    "CacheValidationMode",
     "ConfigContext",
     "Flow",
     "PipedagConfig",
@@ -33,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "Blob": "core.containers",
+    "CacheValidationMode": "context",
     "ConfigContext": "config",
     "Flow": "core.flow",
     "PipedagConfig": "config",

@@ -12,6 +12,7 @@
     ├── DuplicateNameError (ValueError)          two things claim one name
     ├── UnsupportedValueError (TypeError)        a value that cannot be stored
     ├── CacheError                               a stored output cannot be found
+    ├── FreshInputError (AssertionError)         a task would read fresh input, which this run must not
     ├── LockError                                a stage is not ours
     │   ├── StageBusyError                       another run holds it
     │   └── StaleRunError                        our run lost it to another one
@@ -33,6 +34,7 @@ __all__ = [
     "DuplicateNameError",
     "FlowChangedError",
     "FlowError",
+    "FreshInputError",
     "InstanceNotFoundError",
     "LockError",
     "MissingBlockError",
@@ -96,6 +98,10 @@ class UnsupportedValueError(PipedagError, TypeError):
 
 class CacheError(PipedagError):
     """A stored output that is needed cannot be found."""
+
+
+class FreshInputError(PipedagError, AssertionError):
+    """A task with a cache function would run in a run that asserts that there is no fresh input."""
 
 
 class LockError(PipedagError):

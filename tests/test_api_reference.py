@@ -127,8 +127,10 @@ REFERENCE = [
 
 #: The parameters that we have beyond the reference, each of which may be omitted.
 ADDITIONS = {
-    "Result": ["decisions"],
+    "Flow.run": ["cache_validation_mode", "ignore_task_version"],
+    "Result": ["decisions", "run_id"],
     "ConfigContext": [
+        "cache_validation_mode",
         "generations_to_keep",
         "lease_seconds",
         "begin_query_seconds",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.core.task import UnboundTask
 
-__all__ = ["Decision", "Identity", "Reason", "identify", "why_different"]
+__all__ = ["Decision", "Identity", "Reason", "hash_cache_function", "identify", "why_different"]
 
 _SHOWN = 120
 _CONTAINERS = {"table": "table", "rawsql": "SQL script", "blob": "blob"}
@@ -34,14 +34,19 @@ class Reason(StrEnum):
     INPUT_CHANGED = "input_changed"
     CACHE_FUNCTION_CHANGED = "cache_function_changed"
     QUERY_CHANGED = "query_changed"
-    #: A lazy task returned something that has no query to compare.
+    #: A lazy task returned a frame, and its data are not those that are stored.
+    CONTENT_CHANGED = "content_changed"
+    #: A lazy task returned something that has neither a query nor data to compare.
     NO_QUERY = "no_query"
     TABLE_MISSING = "table_missing"
     #: The stored result holds a class or stage that the flow no longer has as it was.
     VALUE_UNREADABLE = "value_unreadable"
     #: It was made from data of an enclosing stage that were never published.
     ENCLOSING_ABANDONED = "enclosing_abandoned"
+    #: A user asked to build it anew, by clearing it.
     FORCED = "forced"
+    #: The mode of the run, or ignore_task_version, makes it run.
+    FORCED_BY_MODE = "forced_by_mode"
     #: An input is made in this run: the task's own step decides.
     INPUTS_OPEN = "inputs_open"
     #: A lazy task that could not be judged ahead: the task's own step decides.
@@ -71,6 +76,8 @@ class Identity:
     inputs: Mapping[str, str]
     input_hash: str
     cache_function_hash: str
+    #: Whether the hash of the cache function is that of a stored result, and not of what it returns now.
+    adopted: bool = False
 
     @property
     def memo_key(self) -> str:

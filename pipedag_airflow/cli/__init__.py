@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from pipedag_airflow.cli import demo
+from pipedag_airflow.cli import demo, why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,4 +38,5 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipedag-airflow", description="pipedag flows on Apache Airflow.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo.register(commands)
+    why.register(commands)
     return parser

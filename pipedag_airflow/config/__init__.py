@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from pipedag_airflow.config.cache_validation import CacheValidationMode
 from pipedag_airflow.config.config import PipedagConfig
 from pipedag_airflow.config.context import ConfigContext, StageCommitTechnique
 
-__all__ = ["ConfigContext", "PipedagConfig", "StageCommitTechnique"]
+__all__ = ["CacheValidationMode", "ConfigContext", "PipedagConfig", "StageCommitTechnique"]

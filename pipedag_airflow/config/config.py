@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from attrs import field, frozen
 
+from pipedag_airflow.config.cache_validation import CacheValidationMode
 from pipedag_airflow.config.context import ConfigContext, StageCommitTechnique
 from pipedag_airflow.config.embedded import HOME_VARIABLE, embedded_default
 from pipedag_airflow.config.loading import FILE_VARIABLE, file_at, find_file
@@ -225,5 +226,6 @@ def _fields(section: Section) -> dict[str, Any]:
         "stage_commit_technique": StageCommitTechnique(section["stage_commit_technique"].lower()),
         "ignore_task_version": ignore_version,
         "ignore_cache_function": validation.get("disable_cache_function", False),
+        "cache_validation_mode": CacheValidationMode(validation.get("mode", CacheValidationMode.NORMAL).lower()),
         "table_hook_args": section.get("table_store", {}).get("hook_args", {}),
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import evolve, field, fields_dict, frozen
 
+from pipedag_airflow.config.cache_validation import CacheValidationMode, combined_mode
 from pipedag_airflow.config.objects import LiveObjects, create_object
 from pipedag_airflow.config.schema import DEFAULTS
 
@@ -26,6 +27,7 @@ _RUN_OPTIONS = frozenset(
         "strict_result_get_locking",
         "ignore_task_version",
         "ignore_cache_function",
+        "cache_validation_mode",
         "swallow_exceptions",
         "force_task_execution",
     }
@@ -66,9 +68,10 @@ class ConfigContext:
         kroki_url: A Kroki server for pictures of a flow; none is ever contacted unless one is named here.
         attrs: The section ``attrs``, free for the user.
         table_hook_args: The section ``table_store.hook_args``.
-        ignore_cache_function: Whether the values of cache functions are ignored.
+        ignore_cache_function: Whether the values of cache functions are ignored; see :attr:`effective_mode`.
         swallow_exceptions: Whether a failed run returns a result instead of raising.
-        force_task_execution: Whether tasks are executed even though their results are valid.
+        force_task_execution: Whether tasks are executed even though their results are valid; see
+            :attr:`effective_mode`.
         generations_to_keep: How many generations of a stage are kept in the history.
         lease_seconds: How long a stage stays reserved after the last sign of life of its run.
         begin_query_seconds: How long the begin of a stage may evaluate the query of one lazy task; 0 is never.
@@ -76,6 +79,7 @@ class ConfigContext:
         source: The file from which the configuration comes, or "embedded default".
         auto_table: Classes whose instances are stored as tables without being wrapped.
         auto_blob: Classes whose instances are stored as blobs without being wrapped.
+        cache_validation_mode: Which stored results are taken as valid.
     """
 
     config_dict: dict[str, Any] = field(repr=False, hash=False)
@@ -102,6 +106,7 @@ class ConfigContext:
     source: str = "dictionary"
     auto_table: tuple[str, ...] = field(default=(), converter=tuple)
     auto_blob: tuple[str, ...] = field(default=(), converter=tuple)
+    cache_validation_mode: CacheValidationMode = CacheValidationMode.NORMAL
     _live: LiveObjects = field(factory=LiveObjects, repr=False, eq=False)
 
     def evolve(self, **changes: Any) -> Self:
@@ -124,6 +129,23 @@ class ConfigContext:
             raise TypeError(f"ConfigContext has no attribute {', '.join(sorted(unknown))}.")
         live = self._live if changes.keys() <= _RUN_OPTIONS else LiveObjects()
         return evolve(self, live=live, **changes)
+
+    @property
+    def effective_mode(self) -> CacheValidationMode:
+        """The mode that ``cache_validation_mode`` and the two switches mean together.
+
+        ``ignore_cache_function`` is the same as ``IGNORE_FRESH_INPUT``, ``force_task_execution`` the same as
+        ``FORCE_CACHE_INVALID``.
+
+        Raises:
+            ConfigError: If they contradict each other.
+        """
+        return combined_mode(
+            self.cache_validation_mode,
+            ignore_cache_function=self.ignore_cache_function,
+            force_task_execution=self.force_task_execution,
+            place=f"{self.source} (instance {self.instance_name!r})",
+        )
 
     @classmethod
     def get(cls) -> ConfigContext:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from attrs import frozen
 
+from pipedag_airflow.config.cache_validation import CacheValidationMode
 from pipedag_airflow.config.placeholders import ENV, expand_env
 from pipedag_airflow.config.source import KeyPath, Source, dotted, suggest
 from pipedag_airflow.errors import ConfigError
@@ -182,8 +183,6 @@ AIRFLOW = Keys(
     }
 )
 
-_CACHE_MODES = ("normal", "assert_no_fresh_input", "ignore_fresh_input", "force_fresh_input", "force_cache_invalid")
-
 _ATTRIBUTES: dict[str, Node] = {
     "instance_id": _NAME,
     "table_store": _component(table_store_connection=_NAME, **_TABLE_STORE),
@@ -201,7 +200,7 @@ _ATTRIBUTES: dict[str, Node] = {
     "attrs": _MAP,
     "ignore_task_version": _BOOL,
     "cache_validation": Keys(
-        {"mode": _words(*_CACHE_MODES), "disable_cache_function": _BOOL, "ignore_task_version": _BOOL}
+        {"mode": _words(*CacheValidationMode), "disable_cache_function": _BOOL, "ignore_task_version": _BOOL}
     ),
     "generations_to_keep": _count(1),
     "lease_seconds": _SOME_SECONDS,

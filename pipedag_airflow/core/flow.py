@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pydot
     from airflow.sdk import DAG
 
-    from pipedag_airflow.config import ConfigContext
+    from pipedag_airflow.config import CacheValidationMode, ConfigContext
     from pipedag_airflow.core.stage import Stage
     from pipedag_airflow.core.task import Task, TaskGetItem
     from pipedag_airflow.engine.base import OrchestrationEngine
@@ -162,6 +162,8 @@ class Flow:
         orchestration_engine: OrchestrationEngine | None = None,
         fail_fast: bool | None = None,
         ignore_cache_function: bool = False,
+        cache_validation_mode: CacheValidationMode | str | None = None,
+        ignore_task_version: bool | None = None,
         **kwargs: Any,
     ) -> Result:
         """Run the flow here and now.
@@ -174,7 +176,12 @@ class Flow:
             orchestration_engine: The engine; default is that of the configuration.
             fail_fast: Raise the first error at once (True), or return a result that has it (False). Default is what
                 the configuration says.
-            ignore_cache_function: Take stored results as valid whatever their cache function returns now.
+            ignore_cache_function: Take stored results as valid whatever their cache function returns now: the same as
+                the mode ``IGNORE_FRESH_INPUT``.
+            cache_validation_mode: Which stored results are taken as valid, a :class:`CacheValidationMode` or its value;
+                default is what the configuration says.
+            ignore_task_version: Run tasks that have a version even though it is unchanged; default is what the
+                configuration says.
             kwargs: Passed on to the engine, which refuses what it does not know.
 
         Returns:
@@ -182,6 +189,7 @@ class Flow:
 
         Raises:
             PipedagError: if the run cannot start.
+            ConfigError: if the mode is unknown, or contradicts ``ignore_cache_function``.
             Exception: the error of a task, if ``fail_fast``.
 
         Example:
@@ -199,6 +207,8 @@ class Flow:
             engine=orchestration_engine,
             fail_fast=fail_fast,
             ignore_cache_function=ignore_cache_function,
+            cache_validation_mode=cache_validation_mode,
+            ignore_task_version=ignore_task_version,
             engine_arguments=kwargs,
         )
 

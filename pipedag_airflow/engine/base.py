@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["OrchestrationEngine", "Outcome"]
 
 
+_FLOW_RUN_ARGUMENTS = (
+    "config",
+    "orchestration_engine",
+    "fail_fast",
+    "ignore_cache_function",
+    "cache_validation_mode",
+    "ignore_task_version",
+)
+
+
 @attrs.define
 class Outcome:
     """What an engine reports of a run.
@@ -61,7 +71,7 @@ class OrchestrationEngine(ABC):
         for name in arguments:
             if name in known:
                 continue
-            choices = [*known, "config", "orchestration_engine", "fail_fast", "ignore_cache_function"]
+            choices = [*known, *_FLOW_RUN_ARGUMENTS]
             near = difflib.get_close_matches(name, choices, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Flow.run() knows: {', '.join(choices)}."
             raise TypeError(f"Neither Flow.run() nor {type(self).__name__} knows the argument {name!r}.{hint}")

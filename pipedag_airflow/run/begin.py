@@ -10,7 +10,7 @@ import attrs
 from pipedag_airflow.backend.metadata import GenerationRecord, GenerationState, TaskRecord
 from pipedag_airflow.cache.decision import Decision, Identity, Reason
 from pipedag_airflow.run.crash import crash_point
-from pipedag_airflow.run.decide import carried, decide_eager, identity_of, pending
+from pipedag_airflow.run.decide import carried, decide, identity_of, input_hash_of, pending
 from pipedag_airflow.run.inputs import reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import decide_lazy_ahead
 from pipedag_airflow.run.release import FINISHED, release_finished
@@ -172,15 +172,15 @@ def _decide_task(
         names = ", ".join(source.id for source in missing)
         return Decision(False, Reason.INPUTS_OPEN, f"waits for {names}"), None, None
     arguments = resolve_arguments(task, snapshot)
-    identity = identity_of(session, task, arguments, snapshot)
     own = snapshot.own_row(task.id)
-    if own is not None and own.state.has_output and own.input_hash == identity.input_hash:
-        return Decision(True, Reason.VALID, "made earlier in this run"), identity, own
-    if task.unbound.lazy:
+    if own is not None and own.state.has_output and own.input_hash == input_hash_of(session, task, arguments):
+        return Decision(True, Reason.VALID, "made earlier in this run"), None, own
+    identity = identity_of(session, task, arguments, snapshot)
+    decision, found = decide(session, task, identity, snapshot)
+    if decision is None:
         seconds = session.config.begin_query_seconds
         decision, row = decide_lazy_ahead(session, task, arguments, identity, snapshot, seconds)
         return decision, identity, row
-    decision, found = decide_eager(session, task, identity, snapshot)
     if found is None:
         return decision, identity, None
     return decision, identity, carried(found, snapshot, task, decision, reads_open(task, snapshot))

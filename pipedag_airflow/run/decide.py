@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
-from pipedag_airflow.cache.decision import Decision, Identity, Reason, identify, why_different
+from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_cache_function, identify, why_different
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.errors import CacheError, DuplicateNameError
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "carried",
     "claim",
-    "decide_eager",
+    "decide",
     "duplicate_name",
     "identity_of",
+    "identity_to_make",
+    "input_hash_of",
     "pending",
     "reusable",
     "task_hash_for",
@@ -31,37 +33,98 @@ __all__ = [
 
 
 def identity_of(session: RunSession, task: Task, arguments: dict[str, Any], snapshot: Snapshot) -> Identity:
-    """Return the identity of a task's call; a cache function that begin called in this run is not called again."""
+    """Return the identity of a task's call.
+
+    A cache function that begin called in this run is not called again. Nor is it called where the run ignores fresh
+    input and has a stored result of the same version and inputs: then that one's hash is adopted.
+    """
+    where = f"Task {task.id!r}"
+    identity = _without_cache_function(session, task, arguments)
+    if task.unbound.cache is None:
+        return identity
     own = snapshot.own_row(task.id)
-    known = own.cache_function_hash if own is not None and own.state is TaskState.PENDING else None
-    name = session.identity_names[task.id]
-    return identify(task.unbound, name, arguments, f"Task {task.id!r}", known)
+    if own is not None and own.state is TaskState.PENDING and own.cache_function_hash is not None:
+        return attrs.evolve(identity, cache_function_hash=own.cache_function_hash)
+    if session.policy.ignores_fresh_input:
+        adopted = _stored_cache_function_hash(identity, snapshot)
+        if adopted is not None:
+            return attrs.evolve(identity, cache_function_hash=adopted, adopted=True)
+    return attrs.evolve(identity, cache_function_hash=hash_cache_function(task.unbound, arguments, where))
 
 
-def task_hash_for(session: RunSession, task: Task, identity: Identity, forced: bool) -> str:
+def input_hash_of(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
+    """Return the hash of a task's inputs; no cache function is called."""
+    return _without_cache_function(session, task, arguments).input_hash
+
+
+def _without_cache_function(session: RunSession, task: Task, arguments: dict[str, Any]) -> Identity:
+    return identify(task.unbound, session.identity_names[task.id], arguments, f"Task {task.id!r}", "")
+
+
+def _stored_cache_function_hash(identity: Identity, snapshot: Snapshot) -> str | None:
+    """Return the hash with which the same version and inputs have a result that is still there."""
+    for row in snapshot.candidates.of_name(identity.name):
+        same = (row.version, row.input_hash) == (identity.version, identity.input_hash)
+        if same and all(snapshot.is_intact(stored) for stored in row.objects):
+            return row.cache_function_hash
+    return None
+
+
+def identity_to_make(
+    session: RunSession, task: Task, arguments: dict[str, Any], identity: Identity, decision: Decision
+) -> Identity:
+    """Return the identity under which a task that is not valid is made.
+
+    What its function reads now belongs to what its cache function returns now, not to a hash that was adopted.
+
+    Raises:
+        FreshInputError: if the task must not read fresh input in this run.
+    """
+    session.policy.check_may_run(task, decision)
+    if not identity.adopted:
+        return identity
+    present = hash_cache_function(task.unbound, arguments, f"Task {task.id!r}")
+    return attrs.evolve(identity, cache_function_hash=present, adopted=False)
+
+
+def task_hash_for(task: Task, identity: Identity, snapshot: Snapshot, decision: Decision | None) -> str:
     """Return the hash that a call's results are identified by when the function runs.
 
-    Without a version, and when the call is forced, every execution is something new: consumers follow.
+    Without a version, and when the call is forced, every execution is something new: consumers follow. A lazy task
+    whose very call is stored goes on under the hash of then, be it that of a forced run: its queries are compared by
+    it.
     """
-    if (task.unbound.version is None and not task.unbound.lazy) or forced or session.config.ignore_task_version:
+    forced = decision is not None and decision.reason in (Reason.FORCED, Reason.FORCED_BY_MODE)
+    if forced or (task.unbound.version is None and not task.unbound.lazy):
         return fingerprint(identity.memo_key, random_fingerprint())
+    if task.unbound.lazy:
+        stored = (row.task_hash for row in snapshot.candidates.of_call(identity.memo_key))
+        return next((known for known in stored if known is not None), identity.memo_key)
     return identity.memo_key
 
 
-def decide_eager(
+def decide(
     session: RunSession, task: Task, identity: Identity, snapshot: Snapshot
-) -> tuple[Decision, TaskRecord | None]:
-    """Decide a task that is not lazy: valid if its very call is stored, and all that it stored is still there.
+) -> tuple[Decision | None, TaskRecord | None]:
+    """Decide a task by what is known before its function is called.
+
+    A task that is not lazy is valid if its very call is stored, and all that it stored is still there.
 
     Returns:
-        The decision, and the row whose result is valid.
+        The decision, None if the queries of a lazy task are to decide; and the row whose result is valid.
     """
+    forced = session.policy.why_forced(task)
+    if forced is not None:
+        made = None if task.unbound.lazy else _made_in_this_generation(identity, snapshot)
+        if made is not None:
+            return Decision(True, Reason.SAME_CALL, f"the same call as {made.node}"), made
+        return Decision(False, Reason.FORCED_BY_MODE, forced), None
+    if task.unbound.lazy:
+        return None, None
     if task.unbound.version is None:
         return Decision(False, Reason.NO_VERSION), None
-    if session.config.ignore_task_version:
-        return Decision(False, Reason.FORCED, "ignore_task_version is set"), None
     lost = None
-    for row in _same_calls(session, identity, snapshot):
+    for row in snapshot.candidates.of_call(identity.memo_key):
         problem = _why_unusable(row, snapshot)
         if problem is None:
             return Decision(True, Reason.VALID), row
@@ -80,15 +143,11 @@ def _why_unusable(row: TaskRecord, snapshot: Snapshot) -> Decision | None:
     return None
 
 
-def _same_calls(session: RunSession, identity: Identity, snapshot: Snapshot) -> list[TaskRecord]:
-    found = snapshot.candidates.of_call(identity.memo_key)
-    if found or not session.ignore_cache_function:
-        return found
-    return [
-        row
-        for row in snapshot.candidates.of_name(identity.name)
-        if (row.version, row.input_hash) == (identity.version, identity.input_hash)
-    ]
+def _made_in_this_generation(identity: Identity, snapshot: Snapshot) -> TaskRecord | None:
+    """Return the row of another node of the same call that this run has executed already."""
+    number = snapshot.generation.number
+    rows = snapshot.candidates.of_call(identity.memo_key)
+    return next((row for row in rows if row.generation == row.produced_by == number), None)
 
 
 def _why(task: Task, identity: Identity, snapshot: Snapshot) -> Decision:
@@ -121,8 +180,8 @@ def reusable(output: Output, snapshot: Snapshot) -> list[ObjectRecord] | None:
 
 def why_query_runs(task: Task, output: Output, identity: Identity, snapshot: Snapshot) -> Decision:
     """Say why a lazy output is not reusable."""
-    if output.query is None:
-        return Decision(False, Reason.NO_QUERY, f"{output.kind.value} {output.name!r} has no query to compare")
+    if output.compared is None:
+        return Decision(False, Reason.NO_QUERY, f"{output.kind.value} {output.name!r} has nothing to compare it by")
     before = _previous(task, identity, snapshot)
     if before is None:
         return Decision(False, Reason.FIRST_RUN)
@@ -130,8 +189,10 @@ def why_query_runs(task: Task, output: Output, identity: Identity, snapshot: Sna
     if difference.reason is not Reason.FIRST_RUN:
         return difference
     same_name = next((stored for stored in before.objects if stored.name == output.name), None)
-    if same_name is not None and same_name.query == output.query:
+    if same_name is not None and (same_name.query or same_name.facts.get("content")) == output.compared:
         return Decision(False, Reason.TABLE_MISSING, output.name)
+    if output.query is None:
+        return Decision(False, Reason.CONTENT_CHANGED, f"the data of {output.name!r} are not those that are stored")
     then = "none" if same_name is None else f"\n{same_name.query}\n"
     return Decision(False, Reason.QUERY_CHANGED, f"query of {output.name!r} was: {then} and is now:\n{output.query}")
 
@@ -199,5 +260,5 @@ def pending(
         state=TaskState.PENDING,
         reason=decision.reason.value,
         detail=decision.detail,
-        cache_function_hash=None if identity is None else identity.cache_function_hash,
+        cache_function_hash=None if identity is None or identity.adopted else identity.cache_function_hash,
     )

@@ -13,7 +13,7 @@ from pipedag_airflow.cache.decision import Decision, Identity, Reason
 from pipedag_airflow.errors import CacheError, RunError
 from pipedag_airflow.run.begin import begin, open_stage
 from pipedag_airflow.run.call import call_function
-from pipedag_airflow.run.decide import carried, decide_eager, identity_of, pending, task_hash_for
+from pipedag_airflow.run.decide import carried, decide, identity_of, identity_to_make, pending, task_hash_for
 from pipedag_airflow.run.inputs import load_arguments, missing_inputs, reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import reuse_all, valid_row, why_lazy_runs
 from pipedag_airflow.run.outputs import prepare
@@ -104,10 +104,11 @@ def _attempt(session: RunSession, task: Task, revision: int) -> TaskReport:
     if own is not None and own.state.has_output and not forced:
         return _report(snapshot, own, Decision(True, Reason.VALID, "made earlier in this run"))
     identity = identity_of(session, task, arguments, snapshot)
-    decision = Decision(False, Reason.FORCED, "built anew on request") if forced else None
-    if decision is None and not task.unbound.lazy:
-        decision, found = decide_eager(session, task, identity, snapshot)
+    decision: Decision | None = Decision(False, Reason.FORCED, "built anew on request")
+    if not forced:
+        decision, found = decide(session, task, identity, snapshot)
         if found is not None:
+            assert decision is not None
             row = carried(found, snapshot, task, decision, reads_open(task, snapshot))
             return _report(snapshot, *store_valid(session, snapshot, attrs.evolve(row, revision=revision), decision))
     return _run(session, task, identity, arguments, snapshot, decision, revision)
@@ -123,9 +124,10 @@ def _run(
     revision: int,
 ) -> TaskReport:
     started = time.monotonic()
-    forced = decision is not None and decision.reason is Reason.FORCED
-    task_hash = task_hash_for(session, task, identity, forced)
     try:
+        if decision is not None:
+            identity = identity_to_make(session, task, arguments, identity, decision)
+        task_hash = task_hash_for(task, identity, snapshot, decision)
         loaded = load_arguments(session, task, arguments, snapshot)
         result = call_function(session, task, loaded, snapshot.open_generations)
         prepared = prepare(session, task, result, task_hash, snapshot.generation.number)
@@ -138,6 +140,10 @@ def _run(
                     snapshot, *store_valid(session, snapshot, attrs.evolve(row, revision=revision), decision)
                 )
             decision = why_lazy_runs(task, prepared, identity, snapshot)
+            present = identity_to_make(session, task, arguments, identity, decision)
+            if present != identity:
+                identity, task_hash = present, task_hash_for(task, present, snapshot, decision)
+                prepared = prepare(session, task, result, task_hash, snapshot.generation.number)
         row = _new_row(session, task, identity, task_hash, snapshot, decision, revision)
         return _report(snapshot, *store_result(session, snapshot, task, row, prepared, decision, started))
     except InputsMovedError:

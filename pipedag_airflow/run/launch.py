@@ -7,10 +7,11 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.backend.lock import Owner
-from pipedag_airflow.config import ConfigContext, PipedagConfig
+from pipedag_airflow.config import CacheValidationMode, ConfigContext, PipedagConfig
+from pipedag_airflow.config.cache_validation import combined_mode
 from pipedag_airflow.core.plan import NodeKind, Plan
 from pipedag_airflow.core.stage import Stage
-from pipedag_airflow.errors import FlowError, RunError
+from pipedag_airflow.errors import ConfigError, FlowError, RunError
 from pipedag_airflow.run.abandon import abandon
 from pipedag_airflow.run.lock_context import StageLockContext
 from pipedag_airflow.run.result import Result
@@ -35,12 +36,15 @@ def launch(
     engine: OrchestrationEngine | None,
     fail_fast: bool | None,
     ignore_cache_function: bool,
+    cache_validation_mode: CacheValidationMode | str | None,
+    ignore_task_version: bool | None,
     engine_arguments: Mapping[str, Any],
 ) -> Result:
     """Run a flow in this process; see :meth:`Flow.run` for the arguments."""
     config = find_config(flow, config)
     if fail_fast is not None:
         config = config.evolve(fail_fast=fail_fast)
+    config = _with_validation(config, cache_validation_mode, ignore_cache_function, ignore_task_version)
     engine = engine or config.create_orchestration_engine()
     assert engine is not None
     engine.check_arguments(engine_arguments)
@@ -49,7 +53,6 @@ def launch(
         config,
         Owner.this_process(f"local:{uuid.uuid4()}"),
         engine=type(engine).__name__,
-        ignore_cache_function=ignore_cache_function or config.ignore_cache_function,
     )
     nodes = selected_nodes(flow.plan(), components)
     try:
@@ -69,6 +72,7 @@ def launch(
         task_values={flow.tasks[node]: value for node, value in outcome.values.items()},
         task_states={flow.tasks[node]: state for node, state in outcome.states.items()},
         exception=outcome.exception,
+        run_id=session.run_id,
         decisions={flow.tasks[node]: decision for node, decision in outcome.decisions.items()},
     )
 
@@ -82,6 +86,41 @@ def find_config(flow: Flow, config: ConfigContext | None = None) -> ConfigContex
     except LookupError:
         folder = flow.file.parent if flow.file is not None else None
         return PipedagConfig.find(folder).get(flow=flow.name)
+
+
+def _with_validation(
+    config: ConfigContext,
+    mode: CacheValidationMode | str | None,
+    ignore_cache_function: bool,
+    ignore_task_version: bool | None,
+) -> ConfigContext:
+    """Let what a run says about validity take the place of what the configuration says.
+
+    Raises:
+        ConfigError: if it is unknown, or contradicts itself.
+    """
+    if ignore_task_version is not None:
+        config = config.evolve(ignore_task_version=ignore_task_version)
+    if mode is None and not ignore_cache_function:
+        return config.evolve(cache_validation_mode=config.effective_mode)
+    chosen = CacheValidationMode.IGNORE_FRESH_INPUT if mode is None else _mode(mode)
+    if ignore_cache_function and chosen is CacheValidationMode.NORMAL:
+        raise ConfigError(
+            "flow.run() got cache_validation_mode='normal' and ignore_cache_function=True, which means "
+            "'ignore_fresh_input'. Give only one of them."
+        )
+    chosen = combined_mode(
+        chosen, ignore_cache_function=ignore_cache_function, force_task_execution=False, place="flow.run()"
+    )
+    return config.evolve(cache_validation_mode=chosen, ignore_cache_function=False, force_task_execution=False)
+
+
+def _mode(mode: CacheValidationMode | str) -> CacheValidationMode:
+    try:
+        return CacheValidationMode(mode.lower())
+    except ValueError:
+        known = ", ".join(CacheValidationMode)
+        raise ConfigError(f"cache_validation_mode is {mode!r}, but must be one of {known}.") from None
 
 
 def selected_nodes(plan: Plan, components: Sequence[Any]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pipedag_airflow.cache.decision import Decision, Identity, Reason
 from pipedag_airflow.core.containers import RawSql
 from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.run.call import call_function
-from pipedag_airflow.run.decide import reusable, task_hash_for, why_query_runs
+from pipedag_airflow.run.decide import claim, reusable, task_hash_for, why_query_runs
 from pipedag_airflow.run.inputs import load_arguments, needs_no_data, reads_open
 from pipedag_airflow.run.outputs import Output, Prepared, prepare
 
@@ -61,7 +61,7 @@ def _evaluate(
 ) -> tuple[Decision, TaskRecord | None]:
     loaded = load_arguments(session, task, arguments, snapshot)
     result = call_function(session, task, loaded, snapshot.open_generations)
-    task_hash = task_hash_for(session, task, identity, forced=False)
+    task_hash = task_hash_for(task, identity, snapshot, None)
     prepared = prepare(session, task, result, task_hash, snapshot.generation.number)
     objects = reuse_all(prepared, snapshot)
     if objects is None:
@@ -107,7 +107,7 @@ def valid_row(
 ) -> TaskRecord:
     """Return the row of a lazy task all of whose outputs are stored already."""
     generation = snapshot.generation.number
-    return TaskRecord(
+    row = TaskRecord(
         stage=snapshot.stage,
         generation=generation,
         node=task.id,
@@ -125,8 +125,10 @@ def valid_row(
         output=dump_stored(prepared.value, f"Task {task.id!r}: result", session.classes),
         produced_by=generation,
         reads_open=reads_open(task, snapshot),
-        objects=tuple(attrs.evolve(stored, generation=generation, node=task.id) for stored in objects),
+        objects=tuple(attrs.evolve(stored, generation=generation) for stored in objects),
     )
+    # A twin that made the same call has entered the same tables already.
+    return claim(row, snapshot)
 
 
 def _within(seconds: float, function: Callable[[], Any]) -> Any:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
+from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
+from pipedag_airflow.backend.table.sql.frames.content import content_hash
 from pipedag_airflow.cache.query import query_text
 from pipedag_airflow.cache.script import script_text, split_script
 from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "Prepared", "prepare", "store_output"]
 
+log = logging.getLogger(__name__)
+
 
 @attrs.define
 class Output:
@@ -36,11 +41,18 @@ class Output:
         container: The table, script or blob; its name is final.
         cache_key: Its identity by provenance.
         query: The text that identifies a query or script; None for data.
+        content: The hash of a lazy task's data, if they could be hashed.
     """
 
     container: Table[Any] | RawSql | Blob[Any]
     cache_key: str
     query: str | None
+    content: str | None = None
+
+    @property
+    def compared(self) -> str | None:
+        """What a lazy output is compared by; None if it is new in every run."""
+        return self.query if self.query is not None else self.content
 
     @property
     def name(self) -> str:
@@ -151,8 +163,26 @@ def _output(session: RunSession, task: Task, container: Stored, place: str, task
     query = _query(session, container)
     if not task.unbound.lazy:
         return Output(container, fingerprint(task_hash, place), query)
-    # A lazy table is identified by its query; data without a query are new in every run.
-    return Output(container, fingerprint(task_hash, place, query or random_fingerprint(), _keys(container)), query)
+    # A lazy table is identified by its query or by its data; what cannot be compared is new in every run.
+    content = _content(task, container) if query is None and isinstance(container, Table) else None
+    output = Output(container, "", query, content)
+    output.cache_key = fingerprint(task_hash, place, output.compared or random_fingerprint(), _keys(container))
+    return output
+
+
+def _content(task: Task, table: Table[Any]) -> str | None:
+    """Return the hash of a frame's data; a lazy frame is collected first, and what was collected is what is stored."""
+    kind = frame_type_for_object(table.obj)
+    if kind is None:
+        return None  # storing says so
+    table.obj = kind.collected(table.obj)
+    try:
+        return content_hash(kind.to_arrow(table.obj, str(table.name)))
+    except Exception as error:  # whatever a library raises: if the data cannot be stored either, storing says so
+        log.warning(
+            "%s: the data of table %s cannot be hashed, so they are new in every run: %s", task.id, table.name, error
+        )
+        return None
 
 
 def _query(session: RunSession, container: Stored) -> str | None:
@@ -192,6 +222,8 @@ def store_output(
     base = ObjectRecord(
         stage, generation, output.kind, output.name, task.id, output.cache_key, None, None, {}, output.query
     )
+    if output.content is not None:
+        base.facts["content"] = output.content
     if isinstance(container, Table):
         label = container.materialization_details or task.stage.materialization_details
         session.store.check_materialization_details(label, f"Table {output.name!r} of task {task.id!r}")
@@ -218,7 +250,7 @@ def store_output(
 
 
 def _table_record(base: ObjectRecord, schema: str, table: str, facts: TableFacts) -> ObjectRecord:
-    described = {
+    described = base.facts | {
         "columns": [attrs.astuple(column) for column in facts.columns],
         "primary_key": facts.primary_key,
         "indexes": facts.indexes,

@@ -13,6 +13,7 @@ from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import CacheError, LockError, UnsupportedValueError
+from pipedag_airflow.run.explain import explain
 from pipedag_airflow.run.lock_context import StageLockContext
 from pipedag_airflow.run.snapshot import location_of
 
@@ -60,6 +61,7 @@ class Result:
         task_states: What became of each task.
         exception: The first exception of the run, if there was one.
         decisions: Why tasks ran or were valid; without those that failed or were not reached.
+        run_id: Id of the run, as the metadata know it.
     """
 
     flow: Flow
@@ -71,6 +73,7 @@ class Result:
     task_states: Mapping[Task, FinalTaskState]
     exception: Exception | None
     decisions: Mapping[Task, Decision] = attrs.field(factory=dict)
+    run_id: str = ""
 
     def get(self, task: Task | TaskGetItem, as_type: Any = None) -> Any:
         """Return the result of a task, with its tables and blobs loaded.
@@ -107,6 +110,16 @@ class Result:
                 "call result.get(task, as_type=pandas.DataFrame), for example."
             )
         return self._load(root, value, as_type)
+
+    def explain(self, task: Task) -> str:
+        """Say why a task ran in this run, or why it is valid, with what its decision was based on.
+
+        Raises:
+            CacheError: if the run never came to the task.
+        """
+        store: SQLTableStore = self.config_context.table_store
+        with store.transaction() as transaction:
+            return explain(transaction.metadata, task.id, self.run_id)
 
     def visualize(self) -> None:
         """Show the flow and what became of it; see :meth:`Flow.visualize`."""

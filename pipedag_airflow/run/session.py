@@ -10,6 +10,7 @@ import attrs
 
 from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.stage import current_schemas
+from pipedag_airflow.run.policy import CachePolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +39,6 @@ class RunSession:
         config: The configuration.
         owner: Who runs; its ``run_id`` is the orchestrator's own id in full.
         engine: Name of the engine, for the records.
-        ignore_cache_function: Take results as valid whatever their cache functions return.
         is_over: Says whether the run that holds a lease has ended, so that its lease may be taken over.
     """
 
@@ -46,7 +46,6 @@ class RunSession:
     config: ConfigContext
     owner: Owner
     engine: str
-    ignore_cache_function: bool = False
     is_over: Callable[[Lease], bool] = _never
 
     @property
@@ -81,6 +80,11 @@ class RunSession:
     def lease_seconds(self) -> float:
         """For how long a lease is valid after it was last renewed."""
         return float(self.config.lease_seconds)
+
+    @cached_property
+    def policy(self) -> CachePolicy:
+        """What this run takes as valid; the configuration says it to every step alike."""
+        return CachePolicy.of(self.config)
 
     @cached_property
     def identity_names(self) -> dict[str, str]:

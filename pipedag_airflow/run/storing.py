@@ -77,7 +77,7 @@ def store_result(
             row = _twin_row(row, twin, decision)
         else:
             _drop_earlier_attempt(session, transaction, rows, row)
-            objects = _store_objects(session, transaction, snapshot, task, prepared.outputs, decision)
+            objects = _store_objects(session, transaction, snapshot, task, prepared.outputs)
             _check_names(transaction, snapshot, row, objects)
             output = dump_stored(prepared.value, f"Task {task.id!r}: result", session.classes)
             seconds = time.monotonic() - started
@@ -188,14 +188,12 @@ def _store_objects(
     snapshot: Snapshot,
     task: Task,
     outputs: list[Output],
-    decision: Decision,
 ) -> list[ObjectRecord]:
     """Store the containers of a result; those of a lazy task whose query is unchanged are there already."""
     generation = snapshot.generation.number
-    judged = task.unbound.lazy and decision.reason is not Reason.FORCED
     objects: list[ObjectRecord] = []
     for output in outputs:
-        found = reusable(output, snapshot) if judged else None
+        found = reusable(output, snapshot) if task.unbound.lazy else None
         if found is None:
             objects += store_output(session, transaction, task, output, generation)
         else:

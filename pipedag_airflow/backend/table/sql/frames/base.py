@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import sqlalchemy as sa
 
     from pipedag_airflow.backend.table.sql.facts import TableLocation
@@ -42,6 +43,18 @@ class FrameType(ABC):
     @abstractmethod
     def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
         """Create the table ``schema.name`` and fill it from the object."""
+
+    def collected(self, obj: Any) -> Any:
+        """Return an object that stands for a computation as its data; the computation is done once."""
+        return obj
+
+    def to_arrow(self, obj: Any, name: str) -> pa.Table:
+        """Return the data of the object ``name``, by which a lazy task's results are compared.
+
+        Raises:
+            UnsupportedValueError: if this kind has no data, or some that Arrow has no type for.
+        """
+        raise UnsupportedValueError(f"{type(self).__name__} has no data of table {name!r}: {type(obj).__qualname__}")
 
     @abstractmethod
     def read(

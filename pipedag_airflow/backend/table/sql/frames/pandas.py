@@ -42,11 +42,15 @@ class PandasFrames(FrameType):
 
     def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
         """Create the table and fill it; the frame's index is not stored."""
+        transaction.create_from_arrow(schema, name, self.to_arrow(obj, name), type_map)
+
+    def to_arrow(self, obj: Any, name: str) -> pa.Table:
+        """Return the frame as Arrow, without its index."""
         frame = obj.set_axis([str(column) for column in obj.columns], axis="columns")
         if not frame.columns.is_unique:
             twice = sorted(set(frame.columns[frame.columns.duplicated()]))
             raise UnsupportedValueError(f"Table {name!r} has two columns of one name: {', '.join(twice)}")
-        transaction.create_from_arrow(schema, name, _to_arrow(frame, name), type_map)
+        return _to_arrow(frame, name)
 
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any

@@ -10,6 +10,7 @@ from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow as pa
     import sqlalchemy as sa
 
     from pipedag_airflow.backend.table.sql.facts import TableLocation
@@ -34,10 +35,19 @@ class PolarsFrames(FrameType):
 
     def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
         """Create the table and fill it; a lazy frame is collected first."""
+        transaction.create_from_arrow(schema, name, self.to_arrow(self.collected(obj), name), type_map)
+
+    def collected(self, obj: Any) -> pl.DataFrame:
+        """Return the frame as an eager one."""
         frame: pl.DataFrame = obj.collect() if type(obj).__name__ == "LazyFrame" else obj
-        for column in frame:
+        return frame
+
+    def to_arrow(self, obj: Any, name: str) -> pa.Table:
+        """Return the frame, which is an eager one, as Arrow."""
+        for column in obj:
             _check_column(column, name)
-        transaction.create_from_arrow(schema, name, frame.to_arrow(), type_map)
+        table: pa.Table = obj.to_arrow()
+        return table
 
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
