@@ -8,6 +8,7 @@ import attrs
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Identity, Reason, identify, why_different
+from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.errors import DuplicateNameError
 
@@ -43,9 +44,15 @@ def task_hash_for(session: RunSession, task: Task, identity: Identity, forced: b
 
     Without a version, and when the call is forced, every execution is something new: consumers follow.
     """
-    if (task.unbound.version is None and not task.unbound.lazy) or forced or session.config.ignore_task_version:
+    unversioned = task.unbound.version is None and not task.unbound.lazy
+    if unversioned or forced or _ignores_version(session, task):
         return fingerprint(identity.memo_key, random_fingerprint())
     return identity.memo_key
+
+
+def _ignores_version(session: RunSession, task: Task) -> bool:
+    """Say whether the task's version does not count; AUTO_VERSION is the task's code, which always does."""
+    return session.config.ignore_task_version and task.unbound.version is not AUTO_VERSION
 
 
 def decide_eager(
@@ -58,7 +65,7 @@ def decide_eager(
     """
     if task.unbound.version is None:
         return Decision(False, Reason.NO_VERSION), None
-    if session.config.ignore_task_version:
+    if _ignores_version(session, task):
         return Decision(False, Reason.FORCED, "ignore_task_version is set"), None
     lost = None
     for row in _same_calls(session, identity, snapshot):
@@ -174,6 +181,12 @@ def duplicate_name(stored: ObjectRecord, first: str, second: str) -> DuplicateNa
     )
 
 
+def _known_version(task: Task) -> str | None:
+    """Return the version that a user gave; what AUTO_VERSION comes to is part of a call's identity."""
+    version = task.unbound.version
+    return None if version is None or version is AUTO_VERSION else str(version)
+
+
 def pending(
     session: RunSession, snapshot: Snapshot, task: Task, decision: Decision, identity: Identity | None
 ) -> TaskRecord:
@@ -183,7 +196,7 @@ def pending(
         generation=snapshot.generation.number,
         node=task.id,
         name=session.identity_names[task.id],
-        version=None if task.unbound.version is None else str(task.unbound.version),
+        version=_known_version(task) if identity is None else identity.version,
         position=session.plan.node_by_id[task.id].position,
         state=TaskState.PENDING,
         reason=decision.reason.value,
