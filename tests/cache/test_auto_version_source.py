@@ -302,7 +302,7 @@ def test_what_changed_names_the_parts() -> None:
     before = code_version(module(source).task).parts
     after = code_version(module(source.replace("RATE = 1", "RATE = 2").replace("/ 2", "/ 3")).task).parts
 
-    assert what_changed(before, after) == "the code of the task changed: global RATE, function half in module shop"
+    assert what_changed(before, after) == "the code of the task changed: function half in module shop, global RATE"
 
 
 def test_the_constant_is_one_object_with_its_own_name() -> None:
