@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -77,16 +78,25 @@ def test_an_expression_of_the_module_is_compared_by_what_it_says() -> None:
     assert version(source) != version(source.replace("[1]", "[2]"))
 
 
-def test_an_expression_of_the_module_with_a_function_in_it_is_refused() -> None:
-    source = "import polars as pl\nE = pl.col('a').map_elements(abs, pl.Int64)\ndef task(x): return x.select(E)"
+@pytest.mark.parametrize(
+    "made", ["pl.col('a').map_elements(scaled, pl.Int64)", "pl.LazyFrame({'a': [1]}).map_batches(scaled)"]
+)
+def test_an_expression_of_the_module_with_a_function_in_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    # It can be serialised when its function can be imported; the function is then no more than its name.
+    source = f"import polars as pl\ndef scaled(x): return x\nE = {made}\ndef task(x): return x.select(E)"
+    module = ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", module)
+    exec(compile(source, "shop.py", "exec", dont_inherit=True), vars(module))
 
     with pytest.raises(AutoVersionError, match="uses E"):
-        version(source)
+        code_version(module.task)
 
 
 @pytest.mark.parametrize("mark", _POLARS_PYTHON)
 def test_so_it_is_where_polars_can_serialise_the_function(monkeypatch: pytest.MonkeyPatch, mark: bytes) -> None:
-    # With cloudpickle installed; a function of an importable module is then no more than its name.
+    # With cloudpickle installed.
     monkeypatch.setattr(pl.Expr, "__getstate__", lambda self: b"plan " + mark + b" shop.scaled")
 
     with pytest.raises(AutoVersionError, match="uses E, an expression with a Python function in it"):

@@ -166,6 +166,7 @@ NO_CHANGES = {
     "parentheses": ("def task(x): return x + 1", "x + 1", "(x + 1)"),
     "notation": ("def task(x): return x * 1000 + 'a'", "1000 + 'a'", '1_000 + "a"'),
     "annotation": ("def task(x): return x", "(x)", "(x: int) -> int"),
+    "import from __future__": ("\ndef task(x): return x", "\ndef", "from __future__ import annotations\ndef"),
     "pass": ("def task(x):\n    y = x\n    return y", "y = x\n", "y = x\n    pass\n"),
     "name of a local variable": ("def task(x):\n    y = x\n    return y", "y = x\n    return y", "z = x\n    return z"),
     "unused function": ("def f(): return 1\ndef task(x): return x", "return 1", "return 2"),
@@ -217,6 +218,32 @@ def test_a_version_is_the_same_in_every_process(tmp_path: Path) -> None:
     ]  # fmt: skip
 
     assert printed[0] == printed[1] == [version(source) for source in sources]
+
+
+EXTENSIONS = {
+    "polars namespace": (
+        "import polars as pl\n@pl.api.register_expr_namespace('shop_one')\nclass Shop:\n"
+        "    def __init__(self, e): self.e = e\n    def tax(self): return self.e * 2\n"
+        "def task(x): return x.select(pl.col('a').shop_one.tax())"
+    ),
+    "pandas accessor": (
+        "import pandas as pd\n@pd.api.extensions.register_dataframe_accessor('shop_two')\nclass Shop:\n"
+        "    def __init__(self, e): self.e = e\n    def tax(self): return self.e * 2\n"
+        "def task(x): return x.shop_two.tax()"
+    ),
+    "added method": (
+        "import pandas as pd\ndef tax(x): return x * 2\npd.DataFrame.shop_3 = tax\ndef task(x): return x.shop_3()"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Overriding existing custom namespace", "ignore:registration of accessor")
+@pytest.mark.parametrize("source", EXTENSIONS.values(), ids=EXTENSIONS.keys())
+def test_what_a_user_adds_to_frames_is_followed(source: str) -> None:
+    before = version(source)
+
+    assert version(source) == before
+    assert version(source.replace("* 2", "* 3")) != before
 
 
 HELPERS = "RATE = 1\ndef half(x): return x / 2\ndef other(x): return x\n"

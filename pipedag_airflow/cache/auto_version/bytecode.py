@@ -21,6 +21,8 @@ __all__ = ["ImportUse", "NameUse", "Reading", "constant_text", "read_code"]
 _GLOBAL_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _ATTRIBUTE_LOADS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _GLOBAL_CHANGES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+#: The flags that say what kind of function it is; others note a docstring or imports from __future__.
+_KINDS = 0x3FF
 _NOTES = frozenset({"__doc__", "__firstlineno__"})
 #: Functions and methods that resolve names in a text in the frame that calls them: ``df.query("x > @limit")``.
 _LOOK_AT_FRAMES = frozenset({"query", "eval", "sql", "SQLContext", "locals", "vars", "dir"})
@@ -50,6 +52,7 @@ class Reading:
     Args:
         text: What it does.
         uses: The names outside of it, and the imports, in the order of their first use.
+        attributes: All attributes that it takes of anything.
         constants: Its constants but for code and docstrings.
         changed_globals: The global names that it assigns.
         looks_at_frames: Whether names may be used that only stand in strings.
@@ -57,6 +60,7 @@ class Reading:
 
     text: str
     uses: tuple[NameUse | ImportUse, ...]
+    attributes: tuple[str, ...]
     constants: tuple[Any, ...]
     changed_globals: tuple[str, ...]
     looks_at_frames: bool
@@ -66,16 +70,16 @@ def read_code(code: CodeType) -> Reading:
     """Read a code object and those nested in it."""
     codes = list(_nested(code))
     steps = [_steps(one) for one in codes]
-    names = {str(step.argval) for each in steps for step in each if step.opname in _GLOBAL_LOADS | _ATTRIBUTE_LOADS}
-    looks_at_frames = not names.isdisjoint(_LOOK_AT_FRAMES)
+    names = {str(step.argval) for each in steps for step in each if step.opname in _GLOBAL_LOADS}
+    attributes = {str(step.argval) for each in steps for step in each if step.opname in _ATTRIBUTE_LOADS}
+    looks_at_frames = not _LOOK_AT_FRAMES.isdisjoint(names | attributes)
     uses = dict.fromkeys(use for each in steps for use in _uses(each))
     constants = [step.argval for each in steps for step in each if step.opcode in dis.hasconst]
     changed = dict.fromkeys(str(step.argval) for each in steps for step in each if step.opname in _GLOBAL_CHANGES)
     numbers = {id(one): number for number, one in enumerate(codes)}
     text = "\n".join(_text(one, each, numbers, looks_at_frames) for one, each in zip(codes, steps, strict=True))
-    return Reading(
-        text, tuple(uses), tuple(value for value in constants if not _is_code(value)), tuple(changed), looks_at_frames
-    )
+    values = tuple(value for value in constants if not _is_code(value))
+    return Reading(text, tuple(uses), tuple(sorted(attributes)), values, tuple(changed), looks_at_frames)
 
 
 def _is_code(value: Any) -> bool:
@@ -102,7 +106,8 @@ def _text(code: CodeType, steps: list[dis.Instruction], numbers: dict[int, int],
     arguments += bool(code.co_flags & 0x04) + bool(code.co_flags & 0x08)  # *args, **kwargs
     names = code.co_varnames if with_locals else code.co_varnames[:arguments]
     free = (code.co_cellvars, code.co_freevars) if with_locals else (len(code.co_cellvars), len(code.co_freevars))
-    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    kind = code.co_flags & _KINDS
+    counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, kind)
     places = _Places(steps)
     lines = [repr((names, free, counts))]
     lines += [f"{step.opname} {_argument(step, code, numbers, places)}" for step in steps]

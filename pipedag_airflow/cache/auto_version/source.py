@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import inspect
 import re
+import sys
 import types
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pipedag_airflow.cache.auto_version.bytecode import ImportUse, NameUse, Reading, read_code
-from pipedag_airflow.cache.auto_version.homes import module_home
+from pipedag_airflow.cache.auto_version.homes import home_of_name, module_home
 from pipedag_airflow.cache.auto_version.values import Describer, refusal
 from pipedag_airflow.core.fingerprint import fingerprint
 
@@ -27,6 +29,12 @@ _MODULE_NAMES = frozenset(
 )
 #: Builtins whose use hides from us what is used.
 _UNTRACEABLE = frozenset({"eval", "exec", "globals", "__import__"})
+_EXTENDED = {
+    "pandas": ("DataFrame", "Series", "Index"),
+    "polars": ("DataFrame", "LazyFrame", "Series", "Expr"),
+}
+#: Where polars and pandas keep the class of a registered namespace or accessor; polars calls its name an accessor, too.
+_REGISTERED = ("_ns", "_accessor")
 _WORD = re.compile(r"[^\W\d]\w*")
 _PART_LENGTH = 10
 
@@ -72,6 +80,16 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return f"the code of the task changed: {', '.join(edited + added + gone) or 'its packages'}"
 
 
+def _frame_kinds() -> list[type]:
+    """Return the classes of the loaded frame libraries that users extend by methods and namespaces of their own."""
+    return [
+        getattr(sys.modules[library], name)
+        for library, names in _EXTENDED.items()
+        if library in sys.modules
+        for name in names
+    ]
+
+
 class _Walk(Describer):
     """Follows names from functions to what they mean."""
 
@@ -105,7 +123,20 @@ class _Walk(Describer):
             lines.append(
                 self._named(use, namespace, user) if isinstance(use, NameUse) else self._import(use, namespace, user)
             )
+        lines += self._extensions(reading, user)
         return "\n".join(lines)
+
+    def _extensions(self, reading: Reading, user: str) -> list[str]:
+        """Describe what the user added to frames under the names of attributes that are taken of anything."""
+        lines = []
+        for kind in _frame_kinds():
+            for name in reading.attributes:
+                added = inspect.getattr_static(kind, name, None)
+                # A registered namespace is a descriptor of the library around the user's class.
+                added = next((getattr(added, key) for key in _REGISTERED if hasattr(added, key)), added)
+                if isinstance(added, (types.FunctionType, type)) and home_of_name(added.__module__) is None:
+                    lines.append(f"{kind.__name__}.{name} = {self.describe(added, user, name)}")
+        return lines
 
     def _refuse_changes(self, reading: Reading, user: str) -> None:
         if reading.changed_globals:

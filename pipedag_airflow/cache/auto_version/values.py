@@ -43,8 +43,8 @@ _NO_MEMBERS = frozenset(
 #: The flag of a class that was made by a class statement, or by a call of type.
 _MADE_AT_RUN_TIME = 1 << 9
 _LONG = 500
-#: How polars marks a Python function within a serialised expression.
-_POLARS_PYTHON = (b"PLPYUDF", b"PLPYFN")
+#: How polars marks a Python function within a serialised expression or plan.
+_POLARS_PYTHON = (b"PLPY", b"Python")
 #: Airflow imports the modules of a dags folder under a name that it makes of their path.
 _MANGLED = re.compile(r"^unusual_prefix_[0-9a-f]+_")
 
