@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipedag_airflow.config import ConfigContext, PipedagConfig
     from pipedag_airflow.context import CacheValidationMode, StageLockContext
+    from pipedag_airflow.core.auto_version import AUTO_VERSION
     from pipedag_airflow.core.containers import Blob, RawSql, Table
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.core.materialize import materialize
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.run.result import Result
 
 __all__ = [
+    "AUTO_VERSION",
     "Blob",
     "CacheValidationMode",
     "ConfigContext",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AUTO_VERSION": "core.auto_version",
     "Blob": "core.containers",
     "CacheValidationMode": "context",
     "ConfigContext": "config",

@@ -11,6 +11,7 @@
     ├── StageError                               a stage or task in the wrong place or state
     ├── DuplicateNameError (ValueError)          two things claim one name
     ├── UnsupportedValueError (TypeError)        a value that cannot be stored
+    ├── AutoVersionError (RuntimeError)          AUTO_VERSION cannot follow the code of a task
     ├── CacheError                               a stored output cannot be found
     ├── FreshInputError (AssertionError)         a task would read fresh input, which this run must not
     ├── LockError                                a stage is not ours
@@ -27,6 +28,7 @@ Each message says what happened, to which stage, task or table, and what to do n
 from __future__ import annotations
 
 __all__ = [
+    "AutoVersionError",
     "BlobSignatureError",
     "CacheError",
     "ConfigError",
@@ -94,6 +96,10 @@ class DuplicateNameError(PipedagError, ValueError):
 
 class UnsupportedValueError(PipedagError, TypeError):
     """A value that cannot be stored as the input or the output of a task."""
+
+
+class AutoVersionError(PipedagError, RuntimeError):
+    """The code of a task with AUTO_VERSION uses something whose changes cannot be seen."""
 
 
 class CacheError(PipedagError):

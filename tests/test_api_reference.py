@@ -50,7 +50,7 @@ REFERENCE = [
     item("Stage.__getitem__", "(self, item)"),
     item("Stage.get_task", "(self, name, index=None)"),
     item("materialize", "(fn=None, /, *, name=None, input_type=None, version=None, cache=None, lazy=False, nout=1)"),
-    item("AUTO_VERSION", ATTRIBUTE, notyet="automatic versions"),
+    item("AUTO_VERSION", ATTRIBUTE),
     item(
         "Table",
         "(obj=None, name=None, *, primary_key=None, indexes=None, type_map=None, materialization_details=None)",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pipedag_airflow.cache.auto_version import code_version, what_changed
+from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.values import dump_identity
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Decision", "Identity", "Reason", "hash_cache_function", "identify", "why_different"]
 
 _SHOWN = 120
+#: The key of the code's parts among the inputs; no parameter is called like it.
+_CODE = "$code"
 _CONTAINERS = {"table": "table", "rawsql": "SQL script", "blob": "blob"}
 
 
@@ -78,6 +82,8 @@ class Identity:
     cache_function_hash: str
     #: Whether the hash of the cache function is that of a stored result, and not of what it returns now.
     adopted: bool = False
+    #: Hashes of the parts of the task's code, where that is the version: for the reason of a change.
+    code: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def memo_key(self) -> str:
@@ -86,7 +92,8 @@ class Identity:
 
     def inputs_json(self) -> str:
         """The inputs as kept in the metadata."""
-        return json.dumps({name: _shortened(text) for name, text in self.inputs.items()})
+        shown: dict[str, Any] = {name: _shortened(text) for name, text in self.inputs.items()}
+        return json.dumps(shown | {_CODE: dict(self.code)} if self.code else shown)
 
 
 def identify(
@@ -103,11 +110,15 @@ def identify(
 
     Raises:
         UnsupportedValueError: if an argument, or the result of the cache function, cannot be stored.
+        AutoVersionError: if the code of a task with AUTO_VERSION cannot be followed.
     """
     inputs = {key: dump_identity(value, f"{where}: argument {key}") for key, value in arguments.items()}
     hashed = fingerprint(*(part for item in sorted(inputs.items()) for part in item))
     if cache_function_hash is None:
         cache_function_hash = hash_cache_function(task, arguments, where)
+    if task.version is AUTO_VERSION:
+        code = code_version(task.fn, task.input_type, where)
+        return Identity(name, code.version, inputs, hashed, cache_function_hash, code=code.parts)
     return Identity(name, None if task.version is None else str(task.version), inputs, hashed, cache_function_hash)
 
 
@@ -128,10 +139,14 @@ def why_different(
     cache_function_hash: str | None,
 ) -> Decision:
     """Say what changed between the stored result of a task and the call at hand."""
-    if version != identity.version:
-        return Decision(False, Reason.VERSION_CHANGED, f"version {version!r} is now {identity.version!r}")
     before = json.loads(inputs or "{}")
     now = json.loads(identity.inputs_json())
+    code_before, code_now = before.pop(_CODE, None), now.pop(_CODE, None)
+    if version != identity.version:
+        detail = f"version {version!r} is now {identity.version!r}"
+        if code_before and code_now:
+            detail = what_changed(code_before, code_now)
+        return Decision(False, Reason.VERSION_CHANGED, detail)
     changes = list(_changes(before, now))
     if changes:
         return Decision(False, Reason.INPUT_CHANGED, "; ".join(changes))

@@ -9,6 +9,8 @@ from pipedag_airflow.core.task import UnboundTask
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipedag_airflow.core.auto_version import AutoVersion
+
 __all__ = ["materialize"]
 
 
@@ -19,7 +21,7 @@ def materialize(
     *,
     name: str | None = None,
     input_type: Any = None,
-    version: str | None = None,
+    version: str | AutoVersion | None = None,
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
     nout: int = 1,
@@ -30,7 +32,7 @@ def materialize(
     *,
     name: str | None = None,
     input_type: Any = None,
-    version: str | None = None,
+    version: str | AutoVersion | None = None,
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
     nout: int = 1,
@@ -47,7 +49,8 @@ def materialize(
         input_type: Type in which tables arrive: ``pandas.DataFrame``, ``polars.DataFrame``, ``polars.LazyFrame`` or
             ``sqlalchemy.Table``.
         version: Version of the function. Change it whenever the function changes: the task then runs again. None: the
-            task always runs (unless it is lazy).
+            task always runs (unless it is lazy). ``AUTO_VERSION``: the version is made from the function's code and all
+            code that it uses; needs an ``input_type``.
         cache: A function of the same arguments (tables arrive as descriptors) that is called before the task in every
             run. When its result changes, the task runs again.
         lazy: The function is called in every run, but a query that it returns is executed only if it changed.
@@ -57,7 +60,8 @@ def materialize(
         An :class:`UnboundTask`, or the decorator that makes one.
 
     Raises:
-        ValueError: if ``nout`` is not a positive int.
+        ValueError: if ``nout`` is not a positive int; if ``AUTO_VERSION`` stands without ``input_type``, or beside
+            ``lazy``.
 
     Example:
         ::

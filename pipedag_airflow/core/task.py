@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.core import definition
+from pipedag_airflow.core.auto_version import AUTO_VERSION, AutoVersion
 from pipedag_airflow.core.classes import field_values, is_dataclass_instance
 from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.values import deep_map
@@ -38,7 +39,7 @@ class UnboundTask:
         *,
         name: str | None = None,
         input_type: Any = None,
-        version: str | None = None,
+        version: str | AutoVersion | None = None,
         cache: Callable[..., Any] | None = None,
         lazy: bool = False,
         nout: int = 1,
@@ -49,6 +50,8 @@ class UnboundTask:
             raise TypeError(f"input_type is a type, such as pandas.DataFrame, not its name in quotes: {input_type!r}")
         if type(nout) is not int or nout < 1:
             raise ValueError(f"nout is the number of objects that a task returns, an int of at least 1, not {nout!r}")
+        if version is AUTO_VERSION:
+            _check_auto_version(name or str(getattr(fn, "__name__", fn)), input_type, lazy)
         # First of all, because it copies the function's own attributes: ours come after and win.
         functools.update_wrapper(self, fn)
         self.fn = fn
@@ -96,6 +99,18 @@ class UnboundTask:
 
     def __repr__(self) -> str:
         return f"<UnboundTask {self.name}>"
+
+
+def _check_auto_version(name: str, input_type: Any, lazy: bool) -> None:
+    if input_type is None:
+        raise ValueError(
+            f"Task {name!r} has AUTO_VERSION, but no input_type. Give it one, such as input_type=polars.LazyFrame."
+        )
+    if lazy:
+        raise ValueError(
+            f"Task {name!r} has AUTO_VERSION and lazy=True. A lazy task is judged by its query in every run: leave one "
+            "of the two out."
+        )
 
 
 def _unwrap(value: Any) -> Any:

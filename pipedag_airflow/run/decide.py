@@ -8,6 +8,7 @@ import attrs
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_cache_function, identify, why_different
+from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.errors import CacheError, DuplicateNameError
 
@@ -246,6 +247,12 @@ def duplicate_name(stored: ObjectRecord, first: str, second: str) -> DuplicateNa
     )
 
 
+def _known_version(task: Task) -> str | None:
+    """Return the version that a user gave; what AUTO_VERSION comes to is part of a call's identity."""
+    version = task.unbound.version
+    return None if version is None or version is AUTO_VERSION else str(version)
+
+
 def pending(
     session: RunSession, snapshot: Snapshot, task: Task, decision: Decision, identity: Identity | None
 ) -> TaskRecord:
@@ -255,7 +262,7 @@ def pending(
         generation=snapshot.generation.number,
         node=task.id,
         name=session.identity_names[task.id],
-        version=None if task.unbound.version is None else str(task.unbound.version),
+        version=_known_version(task) if identity is None else identity.version,
         position=session.plan.node_by_id[task.id].position,
         state=TaskState.PENDING,
         reason=decision.reason.value,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pipedag_airflow.config import CacheValidationMode
+from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.errors import FreshInputError
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ class CachePolicy:
         """Say why a task runs although its result may be valid; None if it is not forced."""
         if EFFECTS[self.mode].forces(task):
             return f"cache_validation_mode is {self.mode.value}"
-        if self.ignore_task_version and task.unbound.version is not None and not task.unbound.lazy:
+        # AUTO_VERSION is the code of the task, which always counts.
+        versioned = task.unbound.version is not None and task.unbound.version is not AUTO_VERSION
+        if self.ignore_task_version and versioned and not task.unbound.lazy:
             return "ignore_task_version is set"
         return None
 

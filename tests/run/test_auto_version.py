@@ -1,0 +1,172 @@
+"""Tasks with AUTO_VERSION in a flow: they run when their code changes, and their consumers follow."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pipedag_airflow.cache.decision import Reason
+from pipedag_airflow.errors import AutoVersionError
+from pipedag_airflow.run.begin import begin
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+    from pipedag_airflow import Flow
+
+SHOP = """
+import logging
+import pandas as pd
+import polars as pl
+from pipedag_airflow import AUTO_VERSION, Flow, Stage, Table, materialize
+
+RATE = 2
+calls = logging.getLogger("calls")
+
+
+def clean_names(names):
+    return names.str.lower()
+
+
+@materialize(input_type=pd.DataFrame, version=AUTO_VERSION)
+def products():
+    calls.info("products")
+    frame = pd.DataFrame({"name": ["Pen", "Cup"], "price": [1, 3]})
+    return Table(frame.assign(name=clean_names(frame["name"])), "products")
+
+
+@materialize(input_type=pl.LazyFrame, version=AUTO_VERSION)
+def prices(table):
+    calls.info("prices")
+    return Table(table.select("name", price=pl.col("price").map_batches(lambda v: v * RATE)), "prices")
+
+
+@materialize(input_type=pd.DataFrame, version="1")
+def report(table):
+    calls.info("report")
+    return Table(table, "report")
+
+
+with Flow("shop") as flow:
+    with Stage("raw"):
+        found = products()
+    with Stage("mart"):
+        report(prices(found))
+"""
+
+
+class Shop:
+    """The module of a flow, which a user edits."""
+
+    def __init__(self, project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.project = project
+        self._caplog = caplog
+        self._monkeypatch = monkeypatch
+        self._source = SHOP
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
+        monkeypatch.syspath_prepend(project.folder)
+        caplog.set_level(logging.INFO)
+
+    def edit(self, old: str, new: str) -> None:
+        assert old in self._source
+        self._source = self._source.replace(old, new)
+
+    def flow(self) -> Flow:
+        (self.project.folder / "edited_shop.py").write_text(self._source)
+        self._monkeypatch.delitem(sys.modules, "edited_shop", raising=False)
+        importlib.invalidate_caches()
+        flow: Flow = importlib.import_module("edited_shop").flow
+        return flow
+
+    def run(self, **arguments: Any) -> list[str]:
+        """Run the flow and return the functions that were called."""
+        self._caplog.clear()
+        assert self.project.run(self.flow(), **arguments).successful
+        return [record.message for record in self._caplog.records if record.name == "calls"]
+
+    def reason(self, node: str) -> str:
+        """Return the line in the log that says why a task ran."""
+        lines = [record.getMessage() for record in self._caplog.records]
+        return next(line for line in lines if line.startswith(f"{node}: runs") and "inputs_open" not in line)
+
+
+@pytest.fixture
+def shop(project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    return Shop(project, caplog, monkeypatch)
+
+
+def test_a_task_is_called_once_when_it_runs_and_not_at_all_when_it_is_valid(shop: Shop) -> None:
+    assert shop.run() == ["products", "prices", "report"]
+    assert shop.run() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "called", "reason"),
+    [
+        ("RATE = 2", "RATE = 3", ["prices", "report"], ("mart.prices", "global RATE")),
+        ("v * RATE", "v - RATE", ["prices", "report"], ("mart.prices", "function prices in module edited_shop")),
+        ("lower()", "upper()", ["products", "prices", "report"], ("raw.products", "function clean_names in module")),
+        ("def clean_names(names):", "def clean_names(names):\n    # a comment", [], None),
+        ("def products():", "def products():\n    '''The products.'''", [], None),
+    ],
+)
+def test_an_edit_runs_the_tasks_that_it_changes_and_says_what_changed(
+    shop: Shop, old: str, new: str, called: list[str], reason: tuple[str, str] | None
+) -> None:
+    shop.run()
+    shop.edit(old, new)
+
+    assert shop.run() == called
+    if reason is not None:
+        node, part = reason
+        assert "version_changed" in shop.reason(node)
+        assert part in shop.reason(node)
+    assert shop.run() == []
+
+
+def test_an_edit_that_is_taken_back_runs_again(shop: Shop) -> None:
+    shop.run()
+    shop.edit("RATE = 2", "RATE = 3")
+    shop.run()
+    shop.edit("RATE = 3", "RATE = 2")
+
+    assert shop.run() == ["prices", "report"]
+
+
+def test_going_to_auto_version_is_a_change_of_version(shop: Shop) -> None:
+    shop.edit("input_type=pl.LazyFrame, version=AUTO_VERSION", 'input_type=pl.LazyFrame, version="1"')
+    shop.run()
+    shop.edit('input_type=pl.LazyFrame, version="1"', "input_type=pl.LazyFrame, version=AUTO_VERSION")
+
+    assert shop.run() == ["prices", "report"]
+    assert "version '1' is now 'auto_" in shop.reason("mart.prices")
+
+
+def test_ignore_task_version_leaves_auto_version_alone(shop: Shop) -> None:
+    shop.run()
+
+    assert shop.run(config=shop.project.config(ignore_task_version=True)) == ["report"]
+
+
+def test_code_that_cannot_be_followed_stops_the_first_run_with_the_name(shop: Shop) -> None:
+    shop.edit("RATE = 2", "import threading\nRATE = threading.Lock()")
+    shop.edit("v * RATE", "v if RATE else v")
+
+    with pytest.raises(
+        AutoVersionError, match=r"Task 'mart\.prices' has AUTO_VERSION.*function prices in module edited_shop uses RATE"
+    ):
+        shop.run()
+
+
+def test_begin_finds_an_edit_before_any_task_runs(shop: Shop) -> None:
+    shop.run()
+    shop.edit("lower()", "title()")
+
+    report = begin(shop.project.session(shop.flow()), "raw")
+
+    assert report.decisions["raw.products"].reason is Reason.VERSION_CHANGED
+    assert "clean_names" in report.decisions["raw.products"].detail
