@@ -98,7 +98,7 @@ class TestDemo:
 
     def test_the_last_line_says_how_to_go_on(self, demo: SimpleNamespace) -> None:
         last = demo.out.strip().splitlines()[-1]
-        assert f"pipedag-airflow airflow --dags {demo.folder / 'dags'} --home {demo.home}" in last
+        assert f"-m pipedag_airflow.cli airflow --dags {demo.folder / 'dags'} --home {demo.home}" in last
 
 
 def test_a_folder_that_is_missing_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
