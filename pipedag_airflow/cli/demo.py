@@ -120,7 +120,7 @@ def _show_stages(flow_file: str, flow: str, home: DemoHome, narrator: Narrator) 
     """Print the published stages in a process with the environment that the tasks had."""
     narrator.write(f"\nPublished in {home.data}:\n")
     command = [sys.executable, "-m", "pipedag_airflow.run.summary", flow_file, flow]
-    done = subprocess.run(command, env={**os.environ, "PIPEDAG_HOME": str(home.data)}, check=False)  # noqa: S603
+    done = subprocess.run(command, env={**os.environ, "PIPEDAG_HOME": str(home.data)}, check=False)  # noqa: S603 - our own module
     if done.returncode != 0:
         narrator.say(f"The summary ended with exit code {done.returncode}: {' '.join(command)}")
     return done.returncode == 0

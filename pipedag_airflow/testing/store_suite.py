@@ -245,7 +245,7 @@ class TableStoreSuite(TableStoreFixtures):
     def test_a_script_that_fails_leaves_nothing(self, store: SQLTableStore) -> None:
         """The message names the task and the statement."""
         good = f"CREATE TABLE {quoted(store, SCHEMA, 'a')} AS SELECT 1 AS a"
-        with pytest.raises(StoreError, match="Statement 2 of 3 of the script of task 'task'") as caught:  # noqa: SIM117
+        with pytest.raises(StoreError, match="Statement 2 of 3 of the script of task 'task'") as caught:  # noqa: SIM117 - the error is raised within
             with store.transaction() as transaction:
                 transaction.run_script(SCHEMA, [good, "SELECT * FROM nowhere", good], "task")
         assert str(caught.value).endswith("The statement:\nSELECT * FROM nowhere")
@@ -264,7 +264,7 @@ class TableStoreSuite(TableStoreFixtures):
     def test_a_script_can_run_again(self, store: SQLTableStore) -> None:
         """After what its earlier attempt made has gone."""
         table, view = quoted(store, SCHEMA, "a"), quoted(store, SCHEMA, "v")
-        statements = [f"CREATE TABLE {table} AS SELECT 1 AS a", f"CREATE VIEW {view} AS SELECT a FROM {table}"]  # noqa: S608
+        statements = [f"CREATE TABLE {table} AS SELECT 1 AS a", f"CREATE VIEW {view} AS SELECT a FROM {table}"]  # noqa: S608 - quoted
         made: list[str] = []
         for _ in range(2):
             with store.transaction() as transaction:

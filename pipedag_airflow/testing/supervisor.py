@@ -85,7 +85,7 @@ class Supervisor:
         self._fork("api-server", partial(_serve_api, database_is_there, say_so))
         import airflow.dag_processing.manager
         import airflow.jobs.scheduler_job_runner
-        import airflow.jobs.triggerer_job_runner  # noqa: F401
+        import airflow.jobs.triggerer_job_runner  # noqa: F401 - loaded here, once, for the processes that are forked off
 
         if self._migrate():
             os.close(say_so)
@@ -254,7 +254,7 @@ def _migrate() -> None:
 def _serve_api(database_is_there: int, say_so: int) -> None:
     import airflow.api_fastapi.core_api.routes.public
     import airflow.api_fastapi.core_api.routes.ui
-    import airflow.api_fastapi.execution_api.routes  # noqa: F401
+    import airflow.api_fastapi.execution_api.routes  # noqa: F401 - loaded here, once, for the processes that are forked off
 
     os.close(say_so)
     os.read(database_is_there, 1)  # returns when the supervisor, the other writer, closes its end

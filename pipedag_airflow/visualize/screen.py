@@ -62,7 +62,7 @@ def _rendered(flow: Flow, result: Result | None, file_format: str) -> bytes:
             f"To show flow {flow.name!r}, the program dot of Graphviz is needed, and it is not on the PATH: "
             "apt-get install graphviz, or brew install graphviz. Without it, visualize_url() makes a link to a picture."
         )
-    done = subprocess.run([program, f"-T{file_format}"], input=graph, capture_output=True, check=False)  # noqa: S603
+    done = subprocess.run([program, f"-T{file_format}"], input=graph, capture_output=True, check=False)  # noqa: S603 - Graphviz, as found on the path
     if done.returncode != 0:
         raise PipedagError(
             f"Graphviz ({program}) could not draw flow {flow.name!r}; its exit code is {done.returncode}: "
