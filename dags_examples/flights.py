@@ -106,7 +106,7 @@ def clean_flights(flights: sa.Alias) -> Table[sa.Executable]:
     scheduled = hour + f.minute * MINUTE
     as_they_are = ("carrier", "flight", "tailnum", "origin", "dest", "distance", "dep_delay", "arr_delay")
     query = sa.select(
-        sa.func.make_date(f.year, f.month, f.day).label("flight_date"),
+        sa.func.make_date(*(sa.cast(part, sa.Integer) for part in (f.year, f.month, f.day))).label("flight_date"),
         hour.label("time_hour"),
         scheduled.label("scheduled_departure"),
         # The file has clock times of departure without a date. The delay in minutes also holds across midnight.

@@ -1,6 +1,7 @@
 """Take the pictures of docs/images: python docs/make_screenshots.py (needs Chromium).
 
-Runs the example flow twice on a real Airflow and photographs the grid and the graph of each run.
+Runs the example flow twice on a real Airflow and photographs the grid and the graph of each run, the form that triggers
+one, the query of a task, and the links of a task that was skipped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 # Groups unfold, and the graph is laid out and zoomed, with an animation; the page does not say when it is over.
 SETTLE = 2000
+#: A task with a query, which the second run finds valid.
+TASK = "clean.clean_flights"
+#: What is photographed of it, and how the picture is called.
+TABS = {"first-run": ("rendered_templates", "task-query"), "unchanged-run": ("details", "task-links")}
 # Chromium phones home at every start unless it is told not to.
 FLAGS = [
     "--no-sandbox",
@@ -33,7 +38,7 @@ FLAGS = [
 
 def photograph(page: Page, airflow: LocalAirflow, run_id: str, name: str) -> None:
     """Save the grid and the graph of a run, all groups open."""
-    page.set_viewport_size({"width": 1500, "height": 1000})
+    page.set_viewport_size({"width": 1400, "height": 850})
     page.goto(f"{airflow.url}/dags/flights/runs/{run_id}")
     page.wait_for_load_state("networkidle")
     show(page, "Show Grid")
@@ -46,6 +51,29 @@ def photograph(page: Page, airflow: LocalAirflow, run_id: str, name: str) -> Non
     page.wait_for_timeout(SETTLE)
     page.locator(".react-flow").screenshot(path=IMAGES / f"{name}-graph.png")
     page.get_by_label("Show Details Panel").click()
+
+
+def photograph_form(page: Page, airflow: LocalAirflow) -> None:
+    """Save the form that triggers a run, with one of its sections open: it shows no more at a time."""
+    page.set_viewport_size({"width": 1000, "height": 1400})
+    page.goto(f"{airflow.url}/dags/flights")
+    page.wait_for_load_state("networkidle")
+    page.get_by_role("button", name="Trigger").first.click()
+    page.wait_for_timeout(SETTLE)
+    form = page.get_by_role("dialog")
+    form.get_by_role("button", name="Cache", exact=True).click()
+    page.wait_for_timeout(SETTLE)
+    form.screenshot(path=IMAGES / "trigger-form.png")
+    page.keyboard.press("Escape")
+
+
+def photograph_task(page: Page, airflow: LocalAirflow, run_id: str, task_id: str, tab: str, name: str) -> None:
+    """Save a tab of a task instance."""
+    page.set_viewport_size({"width": 1400, "height": 760})
+    page.goto(f"{airflow.url}/dags/flights/runs/{run_id}/tasks/{task_id}/{tab}")
+    page.wait_for_load_state("networkidle")
+    show(page, "Show Grid")
+    page.screenshot(path=IMAGES / f"{name}.png")
 
 
 def show(page: Page, view: str) -> None:
@@ -85,6 +113,9 @@ def main() -> int:
                 run_id = client.trigger("flights")
                 client.wait_run("flights", run_id)
                 photograph(page, airflow, run_id, name)
+                tab, picture = TABS[name]
+                photograph_task(page, airflow, run_id, TASK, tab, picture)
+            photograph_form(page, airflow)
             browser.close()
     return 0
 

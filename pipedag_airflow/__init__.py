@@ -10,13 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipedag_airflow.config import ConfigContext, PipedagConfig
+    from pipedag_airflow.config import ConfigContext, PipedagConfig, create_basic_pipedag_config
     from pipedag_airflow.context import CacheValidationMode, StageLockContext
     from pipedag_airflow.core.auto_version import AUTO_VERSION
-    from pipedag_airflow.core.containers import Blob, RawSql, Table
+    from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Table, View
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.materialize import materialize
     from pipedag_airflow.core.stage import Stage
+    from pipedag_airflow.core.stage_versions import input_stage_versions
     from pipedag_airflow.run.result import Result
 
 __all__ = [
@@ -24,13 +26,18 @@ __all__ = [
     "Blob",
     "CacheValidationMode",
     "ConfigContext",
+    "ExternalTableReference",
     "Flow",
+    "GroupNode",
     "PipedagConfig",
     "RawSql",
     "Result",
     "Stage",
     "StageLockContext",
     "Table",
+    "View",
+    "create_basic_pipedag_config",
+    "input_stage_versions",
     "materialize",
 ]
 
@@ -39,13 +46,18 @@ _HOMES = {
     "Blob": "core.containers",
     "CacheValidationMode": "context",
     "ConfigContext": "config",
+    "ExternalTableReference": "core.containers",
     "Flow": "core.flow",
+    "GroupNode": "core.group_node",
     "PipedagConfig": "config",
     "RawSql": "core.containers",
     "Result": "run.result",
     "Stage": "core.stage",
     "StageLockContext": "context",
     "Table": "core.containers",
+    "View": "core.containers",
+    "create_basic_pipedag_config": "config",
+    "input_stage_versions": "core.stage_versions",
     "materialize": "core.materialize",
 }
 

@@ -95,7 +95,7 @@ REFERENCE = [
     item("StageLockContext", "()"),
     item("StageLockContext.get", "()"),
     item("backend.table.SQLTableStore", SQL_TABLE_STORE),
-    item("backend.table.sql.dialects.PostgresTableStore", SQL_TABLE_STORE, notyet="PostgreSQL"),
+    item("backend.table.sql.dialects.PostgresTableStore", SQL_TABLE_STORE),
     item("backend.table.sql.dialects.DuckDBTableStore", SQL_TABLE_STORE),
     item(
         "backend.table.sql.dialects.MSSqlTableStore",
@@ -108,9 +108,8 @@ REFERENCE = [
     item(
         "backend.lock.DatabaseLockManager",
         "(engine, instance_id, lock_schema=None, create_lock_schema=True)",
-        notyet="locks in the database",
     ),
-    item("backend.lock.ZooKeeperLockManager", "(client, base_path)", notyet="locks in ZooKeeper"),
+    item("backend.lock.ZooKeeperLockManager", "(client, base_path)"),
     item("backend.lock.FileLockManager", "(base_path)"),
     item("backend.lock.NoLockManager", "()"),
     item("engine.SequentialEngine", "()"),
@@ -121,28 +120,37 @@ REFERENCE = [
     item(
         "backend.table.sql.ExternalTableReference",
         "(name, schema, shared_lock_allowed=False)",
-        notyet="tables that others own",
     ),
 ]
 
 #: The parameters that we have beyond the reference, each of which may be omitted.
 ADDITIONS = {
-    "Flow.run": ["cache_validation_mode", "ignore_task_version"],
+    "Flow.run": ["cache_validation_mode", "ignore_task_version", "exclude", "inputs"],
+    "Flow": ["airflow"],
+    "Stage": ["tags", "airflow"],
+    "materialize": ["tags", "airflow"],
     "Result": ["decisions", "run_id"],
+    "Table": ["nullable", "non_nullable"],
     "ConfigContext": [
         "cache_validation_mode",
         "generations_to_keep",
         "lease_seconds",
         "begin_query_seconds",
+        "dependents",
+        "commit_wait_seconds",
+        "commit_consistency",
+        "wait_seconds",
         "airflow",
         "source",
         "auto_table",
         "auto_blob",
         "live",
     ],
-    "backend.blob.FileBlobStore": ["key", "key_file", "trust_unsigned"],
+    "backend.blob.FileBlobStore": ["key", "key_file", "trust_unsigned", "fernet_key"],
+    "backend.lock.DatabaseLockManager": ["ticket_seconds", "clock"],
     "backend.lock.FileLockManager": ["ticket_seconds", "clock"],
     "backend.lock.NoLockManager": ["clock"],
+    "backend.lock.ZooKeeperLockManager": ["ticket_seconds", "clock"],
 }
 
 

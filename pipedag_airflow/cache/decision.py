@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.cache.auto_version import code_version, what_changed
+from pipedag_airflow.cache.disclosure import shown_identity
+from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.values import dump_identity
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Decision", "Identity", "Reason", "hash_cache_function", "identify", "why_different"]
 
-_SHOWN = 120
 #: The key of the code's parts among the inputs; no parameter is called like it.
 _CODE = "$code"
 _CONTAINERS = {"table": "table", "rawsql": "SQL script", "blob": "blob"}
@@ -51,19 +52,23 @@ class Reason(StrEnum):
     FORCED = "forced"
     #: The mode of the run, or ignore_task_version, makes it run.
     FORCED_BY_MODE = "forced_by_mode"
+    #: The run selects it as a single task.
+    SELECTED = "selected"
     #: An input is made in this run: the task's own step decides.
     INPUTS_OPEN = "inputs_open"
+    #: A rollback has brought its result back.
+    ROLLED_BACK = "rolled_back"
     #: A lazy task that could not be judged ahead: the task's own step decides.
     DECIDED_LATER = "decided_later"
 
 
 @attrs.frozen
 class Decision:
-    """Whether a task is valid, with the reason."""
+    """Whether a task is valid, with the reason. It goes to logs, to the metadata and to XCom: it tells no secret."""
 
     valid: bool
     reason: Reason
-    detail: str = ""
+    detail: str = attrs.field(default="", converter=without_secrets)
 
     def __str__(self) -> str:
         outcome = "valid" if self.valid else f"runs ({self.reason.value})"
@@ -91,8 +96,8 @@ class Identity:
         return fingerprint("task", self.name, str(self.version), self.input_hash, self.cache_function_hash)
 
     def inputs_json(self) -> str:
-        """The inputs as kept in the metadata."""
-        shown: dict[str, Any] = {name: _shortened(text) for name, text in self.inputs.items()}
+        """The inputs as kept in the metadata, for a person to read."""
+        shown: dict[str, Any] = {name: shown_identity(name, text) for name, text in self.inputs.items()}
         return json.dumps(shown | {_CODE: dict(self.code)} if self.code else shown)
 
 
@@ -177,8 +182,3 @@ def _readable(text: str) -> str:
         return text
     kind = _CONTAINERS.get(str(value.get("$"))) if isinstance(value, dict) else None
     return text if kind is None else f"the {kind} from stage {value['stage']!r}"
-
-
-def _shortened(text: str) -> str:
-    """Keep long arguments out of the metadata, but let any change of them show."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… #{fingerprint(text)}"

@@ -13,7 +13,7 @@ from pipedag_airflow.cache.script import script_text
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-__all__ = ["query_text"]
+__all__ = ["executed_text", "query_text"]
 
 
 def query_text(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[str, str] | None = None) -> str:
@@ -29,8 +29,17 @@ def query_text(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[s
             stand under the names of their stages, too. See :func:`script_text`.
     """
     logical = _logical_dialect(dialect)
-    text = str(printable(as_query(query)).compile(dialect=logical, compile_kwargs={"literal_binds": True}))
-    return script_text(text, schemas or {})
+    return script_text(executed_text(query, logical), schemas or {})
+
+
+def executed_text(query: sa.sql.ClauseElement, dialect: sa.Dialect) -> str:
+    """Return a query as the database gets it, in which tables stand under their names in this very run.
+
+    Args:
+        query: A selectable or a text; a bare table or alias stands for all of its rows.
+        dialect: The dialect of the database.
+    """
+    return str(printable(as_query(query)).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 
 @lru_cache(maxsize=8)

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["script_text", "split_script"]
 
@@ -30,6 +30,8 @@ class Piece(Enum):
 def split_script(sql: str, separator: str = ";") -> list[str]:
     """Split a script into its statements; empty ones, and ones of comments alone, are left out.
 
+    The body of a function between ``BEGIN ATOMIC`` and its ``END`` is not split.
+
     Args:
         sql: The script.
         separator: What stands between statements; a word such as GO is not looked for within other words.
@@ -38,46 +40,66 @@ def split_script(sql: str, separator: str = ";") -> list[str]:
         >>> split_script("SELECT ';'; SELECT 2")
         ["SELECT ';'", 'SELECT 2']
     """
-    between = re.compile(rf"(?<!\w){re.escape(separator)}(?!\w)" if separator.isalnum() else re.escape(separator))
+    between = rf"(?<!\w){re.escape(separator)}(?!\w)" if separator.isalnum() else re.escape(separator)
+    marks = re.compile(rf"(?P<separator>{between})|{_BODY}")
     statements, current, has_code = [], "", False
+    depth = 0  # of what ends with END; counted within the body of a function only
     for text, piece in _pieces(sql):
-        parts = between.split(text) if piece is Piece.CODE else [text]
-        for index, part in enumerate(parts):
-            if index > 0:
-                statements.append((current, has_code))
-                current, has_code = "", False
-            current += part
-            has_code = has_code or (bool(part.strip()) and piece is not Piece.COMMENT)
+        position = 0
+        for mark in marks.finditer(text) if piece is Piece.CODE else ():
+            if mark["opens"] or (mark["case"] and depth):
+                depth += 1
+            elif mark["end"] and depth:
+                depth -= 1
+            elif mark["separator"] and not depth:
+                current += text[position : mark.start()]
+                statements.append((current, has_code or bool(text[position : mark.start()].strip())))
+                current, has_code, position = "", False, mark.end()
+        current += text[position:]
+        has_code = has_code or (bool(text[position:].strip()) and piece is not Piece.COMMENT)
     statements.append((current, has_code))
     return [statement.strip() for statement, code in statements if code]
 
 
-def script_text(sql: str, schemas: dict[str, str]) -> str:
-    """Return a script in which the schemas of generations stand under the names of their stages.
+#: The body of an SQL function, and what else ends with END within it.
+_BODY = r"(?<![\w.])(?i:(?P<opens>BEGIN\s+ATOMIC)|(?P<case>CASE)|(?P<end>END))(?!\w)"
+
+
+def script_text(sql: str, schemas: dict[str, str], shown: Mapping[str, str] | None = None) -> str:
+    """Return a script in which the schemas of stages and of their generations stand under the names of the stages.
 
     Args:
         sql: The script.
-        schemas: For each stage name the schema that its readers see; ``schema__g<number>`` is replaced by it, but not
-            in strings and comments. (Prefixes and suffixes are part of the schema names.)
+        schemas: For each stage name the schema that its readers see; that and ``schema__g<number>`` are replaced, as
+            a table may be in either, but not in comments. In strings it is only the latter, and only before a dot:
+            what ``nextval('schema__g2.ids')`` names is no difference, but any other string is data. (Prefixes and
+            suffixes are part of the schema names.)
+        shown: What is to stand for each of these names; None for the name in braces, which no schema is called.
     """
     if not schemas:
         return sql
-    pattern = re.compile("|".join(rf"(?<!\w){form}(?!\w)" for form in _generation_forms(schemas)))
+    anywhere = _schema_pattern(schemas, "?", r"(?!\w)")
+    patterns = {Piece.CODE: anywhere, Piece.NAME: anywhere, Piece.STRING: _schema_pattern(schemas, "", r'(?="?\.)')}
 
     def logical(match: re.Match[str]) -> str:
-        return "{" + next(name for name in match.groups() if name is not None) + "}"
+        stage = next(name for name in match.groups() if name is not None)
+        return f"{{{stage}}}" if shown is None else shown[stage]
 
-    exchanged = (Piece.CODE, Piece.NAME)
-    return "".join(pattern.sub(logical, text) if piece in exchanged else text for text, piece in _pieces(sql))
+    pieces = _pieces(sql)
+    return "".join(patterns[piece].sub(logical, text) if piece in patterns else text for text, piece in pieces)
 
 
-def _generation_forms(schemas: dict[str, str]) -> Iterator[str]:
+def _schema_pattern(schemas: dict[str, str], optional: str, follows: str) -> re.Pattern[str]:
+    return re.compile("|".join(rf"(?<!\w){form}{follows}" for form in _schema_forms(schemas, optional)))
+
+
+def _schema_forms(schemas: dict[str, str], optional: str) -> Iterator[str]:
     for stage in sorted(schemas, key=len, reverse=True):
         name = re.escape(stage)
         # Where the prefix or the suffix holds the stage's name, either occurrence may be the stage's.
         for found in re.finditer(f"(?={name})", schemas[stage]):
             prefix, suffix = schemas[stage][: found.start()], schemas[stage][found.start() + len(stage) :]
-            yield f"{re.escape(prefix)}({name})__g\\d+{re.escape(suffix)}"
+            yield f"{re.escape(prefix)}({name})(?:__g\\d+){optional}{re.escape(suffix)}"
 
 
 _NOT_CODE = re.compile(

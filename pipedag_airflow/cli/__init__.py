@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from pipedag_airflow.cli import demo, why
+from pipedag_airflow.cli import check, demo, garbage, history, locks, rollback, run, why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pipedag-airflow", description="pipedag flows on Apache Airflow.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check.register(commands)
     demo.register(commands)
+    garbage.register(commands)
+    history.register(commands)
+    locks.register(commands)
+    rollback.register(commands)
+    run.register(commands)
     why.register(commands)
     return parser

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipedag_airflow.cli.context import add_options, find_context
 
 if TYPE_CHECKING:
     import argparse
@@ -20,26 +21,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """
     why = commands.add_parser("why", help="say why a task ran the last time, or why it is valid")
     why.add_argument("task", metavar="STAGE.TASK", help="id of the task, as in the log and in Airflow")
-    why.add_argument(
-        "--flow",
-        type=Path,
-        metavar="FILE",
-        help="the flow's file, from which pipedag.yaml is looked for (default: here)",
-    )
-    why.add_argument("--flow-name", metavar="NAME", help="name of the flow, if pipedag.yaml has a section for it")
-    why.add_argument("--instance", metavar="NAME", help="the instance of pipedag.yaml (default: the common one)")
+    add_options(why)
     why.set_defaults(run=_why)
 
 
 def _why(arguments: argparse.Namespace) -> int:
-    from pipedag_airflow.config import PipedagConfig
     from pipedag_airflow.errors import PipedagError
     from pipedag_airflow.run.explain import explain
 
-    folder = None if arguments.flow is None else arguments.flow.resolve().parent
     try:
-        context = PipedagConfig.find(folder).get(instance=arguments.instance, flow=arguments.flow_name)
-        with context.table_store.transaction() as transaction:
+        with find_context(arguments).table_store.transaction() as transaction:
             sys.stdout.write(explain(transaction.metadata, arguments.task) + "\n")
     except PipedagError as error:
         sys.stderr.write(f"pipedag-airflow: {error}\n")

@@ -23,9 +23,12 @@ from pipedag_airflow.config.merging import (
     without_nulls,
 )
 from pipedag_airflow.config.objects import refuse_reference_classes
+from pipedag_airflow.config.redacting import identity_without_secrets
 from pipedag_airflow.config.resolving import Resolver
-from pipedag_airflow.config.schema import AIRFLOW, DEFAULTS, FILE, validate, with_env
-from pipedag_airflow.config.source import Document, Source, suggest
+from pipedag_airflow.config.schema import AIRFLOW, AIRFLOW_NAMED, DEFAULTS, FILE, validate, with_env
+from pipedag_airflow.config.source import Document, Source
+from pipedag_airflow.core.naming import suggest
+from pipedag_airflow.core.values import ArgumentOnly
 from pipedag_airflow.errors import InstanceNotFoundError
 
 _DEFAULT_NAME = "pipeline"
@@ -46,7 +49,7 @@ class _Default:
 
 
 @frozen(init=False)
-class PipedagConfig:
+class PipedagConfig(ArgumentOnly):
     """A configuration: the content of a file ``pipedag.yaml``, or a dictionary of the same shape.
 
     Relative paths in a file (a DuckDB database in ``table_store.args.url``, every ``base_path``, ``url_attrs_file``)
@@ -150,7 +153,11 @@ class PipedagConfig:
             source=self._source.name,
         )
 
-    def airflow_settings(self, flow: str) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return what makes a task run again that has the configuration as its argument: any change of its data."""
+        return {"name": self.name, "data": identity_without_secrets(self.raw_config)}
+
+    def airflow_settings(self, flow: str, instance: str | None = None) -> dict[str, Any]:
         """Read the section ``airflow`` for a flow.
 
         If it names an instance, the sections of that instance count too. Only this section needs its environment
@@ -158,6 +165,7 @@ class PipedagConfig:
 
         Args:
             flow: The name of the flow.
+            instance: The instance, where the flow itself names one; it wins over the section's.
 
         Returns:
             The merged section, with environment variables inserted.
@@ -168,18 +176,38 @@ class PipedagConfig:
         """
         common = self._merged(None, flow).get("airflow", {})
         # Alone, because the instance may override the other keys, and then their variables are not needed.
-        chosen = self._with_env({key: common[key] for key in ("instance",) if key in common}, None, flow)
+        named = {"instance": instance} if instance is not None else common
+        chosen = self._with_env({key: named[key] for key in ("instance",) if key in named}, None, flow)
         section = self._merged(chosen.get("instance"), flow).get("airflow", {})
         return self._with_env({**section, **chosen}, chosen.get("instance"), flow)
 
+    def instance_names(self, flow: str | None = None) -> tuple[str, ...]:
+        """Return the names of the instances that a flow has in the file, sorted; none of them is ``__any__``."""
+        sections = self.config_dict["flows"]
+        owners = [self.config_dict, *(sections[name] for name in (ANY, flow) if name in sections)]
+        return tuple(sorted({name for owner in owners for name in owner["instances"]} - {ANY}))
+
+    @property
+    def strict_instance_lookup(self) -> bool:
+        """Whether an instance that the file does not name is an error."""
+        return bool(self._top("strict_instance_lookup", True))
+
     def _with_env(self, airflow: Section, instance: str | None, flow: str) -> Section:
-        return with_env(airflow, AIRFLOW, f"{self._source.name} ({_label(instance, flow)})", ("airflow",))
+        place = f"{self._source.name} ({_label(instance, flow)})"
+        named = {
+            kind: {
+                name: with_env(section, node, place, ("airflow", kind, name)) for name, section in airflow[kind].items()
+            }
+            for kind, node in AIRFLOW_NAMED.items()
+            if kind in airflow
+        }
+        return {**with_env(airflow, AIRFLOW, place, ("airflow",)), **named}
 
     def _merged(self, instance: str | None, flow: str | None) -> Section:
         instance, flow = _named(instance), _named(flow)
         layers = section_layers(self.config_dict, instance, flow)
         known = any(path[-2:] == ("instances", instance) for path, _ in layers)
-        if instance is not None and not known and self._top("strict_instance_lookup", True):
+        if instance is not None and not known and self.strict_instance_lookup:
             raise InstanceNotFoundError(self._unknown_instance(instance))
         return without_nulls(merge_layers(layers, self._source))
 
@@ -216,13 +244,16 @@ def _label(instance: str | None, flow: str | None) -> str:
 def _fields(section: Section) -> dict[str, Any]:
     """Pick the attributes of a context out of a resolved section."""
     same = ("instance_id", "fail_fast", "strict_result_get_locking", "network_interface", "attrs")
-    more = ("generations_to_keep", "lease_seconds", "begin_query_seconds", "auto_table", "auto_blob")
+    seconds = ("lease_seconds", "wait_seconds", "begin_query_seconds", "commit_wait_seconds")
+    more = ("generations_to_keep", "auto_table", "auto_blob")
     validation = section.get("cache_validation", {})
     ignore_version = validation.get("ignore_task_version", section.get("ignore_task_version", False))
     return {
-        **{key: section[key] for key in (*same, *more)},
+        **{key: section[key] for key in (*same, *seconds, *more)},
         "config_dict": section,
         "kroki_url": section.get("kroki_url"),
+        "dependents": section["dependents"].lower(),
+        "commit_consistency": section["commit_consistency"].lower(),
         "stage_commit_technique": StageCommitTechnique(section["stage_commit_technique"].lower()),
         "ignore_task_version": ignore_version,
         "ignore_cache_function": validation.get("disable_cache_function", False),

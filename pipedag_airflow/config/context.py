@@ -10,7 +10,9 @@ from attrs import evolve, field, fields_dict, frozen
 
 from pipedag_airflow.config.cache_validation import CacheValidationMode, combined_mode
 from pipedag_airflow.config.objects import LiveObjects, create_object
+from pipedag_airflow.config.redacting import identity_without_secrets
 from pipedag_airflow.config.schema import DEFAULTS
+from pipedag_airflow.core.values import ArgumentOnly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +50,7 @@ def _frozen_box(value: Mapping[str, Any]) -> Box:
 
 
 @frozen
-class ConfigContext:
+class ConfigContext(ArgumentOnly):
     """The configuration of one instance, for one flow; :meth:`PipedagConfig.get` makes it.
 
     It can be entered with ``with``, also several times and inside of another; :meth:`get` gives the innermost one. It
@@ -69,12 +71,18 @@ class ConfigContext:
         attrs: The section ``attrs``, free for the user.
         table_hook_args: The section ``table_store.hook_args``.
         ignore_cache_function: Whether the values of cache functions are ignored; see :attr:`effective_mode`.
-        swallow_exceptions: Whether a failed run returns a result instead of raising.
+        swallow_exceptions: Whether a failed run returns a result also with ``fail_fast``, which ends it at the error.
         force_task_execution: Whether tasks are executed even though their results are valid; see
             :attr:`effective_mode`.
         generations_to_keep: How many generations of a stage are kept in the history.
         lease_seconds: How long a stage stays reserved after the last sign of life of its run.
+        wait_seconds: How long a run waits for a stage that another one holds, before it fails; 0 is for ever.
         begin_query_seconds: How long the begin of a stage may evaluate the query of one lazy task; 0 is never.
+        dependents: What becomes of views that others have built on the tables of a stage when these are replaced:
+            with "repoint" they read the new ones, with "fail" the stage is not published.
+        commit_wait_seconds: How long a publish waits for readers who hold tables that it replaces.
+        commit_consistency: What follows when these seconds are over: with "strict" the publish fails, with "available"
+            it goes on where it can, and a reader who has begun may see tables of both generations in turn.
         airflow: The section ``airflow``, placeholders not expanded.
         source: The file from which the configuration comes, or "embedded default".
         auto_table: Classes whose instances are stored as tables without being wrapped.
@@ -101,7 +109,11 @@ class ConfigContext:
     force_task_execution: bool = False
     generations_to_keep: int = DEFAULTS["generations_to_keep"]
     lease_seconds: float = DEFAULTS["lease_seconds"]
+    wait_seconds: float = DEFAULTS["wait_seconds"]
     begin_query_seconds: float = DEFAULTS["begin_query_seconds"]
+    dependents: str = DEFAULTS["dependents"]
+    commit_wait_seconds: float = DEFAULTS["commit_wait_seconds"]
+    commit_consistency: str = DEFAULTS["commit_consistency"]
     airflow: Box = field(factory=lambda: _frozen_box({}), converter=_frozen_box, repr=False, hash=False)
     source: str = "dictionary"
     auto_table: tuple[str, ...] = field(default=(), converter=tuple)
@@ -170,6 +182,14 @@ class ConfigContext:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _entered.set(_entered.get()[:-1])
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes a task run again that has the context as its argument: names, instance id and ``attrs``.
+
+        Where the instance's data are stored does not count: the same data may be reached in several ways.
+        """
+        names = {"name": self.pipedag_name, "flow": self.flow_name, "instance": self.instance_name}
+        return {**names, "instance_id": self.instance_id, "attrs": identity_without_secrets(self.attrs.to_dict())}
 
     @property
     def table_store(self) -> Any:

@@ -11,13 +11,14 @@ from pipedag_airflow.config.source import Document, Source
 HOME_VARIABLE = "PIPEDAG_HOME"
 EMBEDDED = "embedded default"
 
-_AUTO_TABLE = [
+#: What is stored as a table without being wrapped, where nobody has said anything.
+AUTO_TABLE = (
     "pandas.DataFrame",
     "polars.DataFrame",
     "polars.LazyFrame",
     "sqlalchemy.sql.expression.TextClause",
     "sqlalchemy.sql.expression.Selectable",
-]
+)
 
 
 def embedded_default(start: Path | None = None) -> Document:
@@ -40,7 +41,7 @@ def embedded_default(start: Path | None = None) -> Document:
         "stage_commit_technique": "read_views",
         "fail_fast": True,
         "strict_result_get_locking": False,
-        "auto_table": list(_AUTO_TABLE),
+        "auto_table": list(AUTO_TABLE),
         "table_store": {
             "class": f"{backend}.table.SQLTableStore",
             "args": {"url": duckdb_url(folder / "pipeline.duckdb")},

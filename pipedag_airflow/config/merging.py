@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipedag_airflow.config.source import KeyPath, Source, dotted, suggest
+from pipedag_airflow.config.source import KeyPath, Source, dotted
+from pipedag_airflow.core.naming import suggest
 from pipedag_airflow.errors import ConfigError, MissingBlockError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ Layer = tuple[KeyPath, Section]
 _REFERENCES: tuple[tuple[KeyPath, str, str], ...] = (
     ((), "technical_setup", "technical_setups"),
     (("table_store",), "table_store_connection", "table_store_connections"),
-    (("table_store", "metadata_table_store"), "table_store_connection", "table_store_connections"),
     (("blob_store",), "blob_store_connection", "blob_store_connections"),
 )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from importlib import import_module
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
+from pipedag_airflow.config.connections import find_connection
+from pipedag_airflow.config.known_secrets import known_secrets
 from pipedag_airflow.config.redacting import Secrets
-from pipedag_airflow.config.source import suggest
+from pipedag_airflow.config.registry import find_registered
+from pipedag_airflow.core.naming import suggest
 from pipedag_airflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +57,9 @@ class LiveObjects:
 def create_object(context: ConfigContext, path: str) -> Any:
     """Build the object that a part of the configuration describes.
 
+    Where its arguments name an Airflow connection by ``conn_id``, and its class has a class method ``connection_args``,
+    the connection is looked up now, and ``connection_args(connection)`` gives the arguments that it stands for.
+
     Args:
         context: The configuration. It is the first argument of the class method ``from_config`` if the class has one.
         path: The dotted path of the part, such as ``table_store.local_table_cache``.
@@ -61,21 +68,24 @@ def create_object(context: ConfigContext, path: str) -> Any:
         A new object: ``cls.from_config(context, **args)`` or ``cls(**args)``.
 
     Raises:
-        ConfigError: If the part has no class, or the class cannot be imported or does not accept its arguments.
+        ConfigError: If the part has no class, the class is not known, cannot be imported or does not accept its
+            arguments, or there is no such connection.
     """
+    # From here on the process has the secrets in its hands.
+    known_secrets.learn(Secrets.of(context.config_dict).texts)
     place = f"{context.source} (instance {context.instance_name!r}): {path}"
     part = _part(context.config_dict, path)
     if not part.get("class"):
-        raise ConfigError(f"{place}.class is missing. Write the dotted path of the class to use there.")
-    cls = part["class"] if isinstance(part["class"], type) else _imported(part["class"], f"{place}.class")
-    args: dict[str, Any] = part.get("args") or {}
+        raise ConfigError(f"{place}.class is missing. Write the name or the dotted path of the class to use there.")
+    cls = part["class"] if isinstance(part["class"], type) else _loaded(part["class"], path, f"{place}.class")
+    args = _with_connection(cls, part.get("args") or {}, f"{place}.args")
     build: Callable[..., Any] = getattr(cls, "from_config", cls)
     given = (context,) if hasattr(cls, "from_config") else ()
     _refuse_unknown(build, args, f"{place}.args", len(given))
     try:
         return build(*given, **args)
     except Exception as error:  # whatever a backend raises, the message has to say which one and where it is configured
-        secrets = Secrets.of(context.config_dict)
+        secrets = Secrets.of([context.config_dict, args])
         problem = f"{cls.__module__}.{cls.__qualname__} cannot be built: {type(error).__name__}: {error}"
         failure = ConfigError(f"{place}: {secrets.hidden(problem)}")
         if not secrets.are_told_by(error):
@@ -90,13 +100,33 @@ def _part(section: dict[str, Any], path: str) -> dict[str, Any]:
     return section
 
 
-def _imported(name: str, place: str) -> type[Any]:
-    _refuse_reference_class(name, place)
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        raise ConfigError(f"{place} is {name!r}, which is no dotted path. Write package.module.Class.")
+def _with_connection(cls: type[Any], args: dict[str, Any], place: str) -> dict[str, Any]:
+    """Put what a connection stands for in the place of ``conn_id``."""
+    if "conn_id" not in args or not hasattr(cls, "connection_args"):
+        return args
+    rest = {name: value for name, value in args.items() if name != "conn_id"}
     try:
-        found = getattr(import_module(module), attribute)
+        meant: dict[str, Any] = cls.connection_args(find_connection(args["conn_id"]))
+    except ConfigError as error:
+        raise ConfigError(f"{place}.conn_id: {error}.") from error
+    twice = sorted(meant.keys() & rest.keys())
+    if twice:
+        raise ConfigError(
+            f"{place} has both conn_id ({args['conn_id']!r}) and {', '.join(twice)}, which the connection says, too. "
+            f"Keep one of them; a value that comes from another section is deleted by null ({twice[0]}: null)."
+        )
+    return rest | meant
+
+
+def _loaded(name: str, path: str, place: str) -> type[Any]:
+    """Load a class by its dotted path, or by the short name under which it is registered."""
+    _refuse_reference_class(name, place)
+    try:
+        load = partial(_imported, name) if "." in name else find_registered(path, name).load
+    except ConfigError as error:
+        raise ConfigError(f"{place} is {name!r}, {error}.") from error
+    try:
+        found = load()
     except Exception as error:  # a module may fail in any way while it is imported
         raise ConfigError(
             f"{place} is {name!r}, which cannot be imported: {type(error).__name__}: {error}. "
@@ -105,6 +135,11 @@ def _imported(name: str, place: str) -> type[Any]:
     if not isinstance(found, type):
         raise ConfigError(f"{place} is {name!r}, which is a {type(found).__name__} and no class.")
     return found
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
 
 
 def refuse_reference_classes(section: dict[str, Any], place: str) -> None:

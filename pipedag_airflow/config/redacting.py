@@ -9,9 +9,18 @@ from urllib.parse import unquote
 
 from attrs import frozen
 
+from pipedag_airflow.core.fingerprint import fingerprint
+from pipedag_airflow.core.values import dump_identity
+
 # Up to the first "@" as databases read it, and up to the last one because people forget to escape theirs.
 _LOGINS = (re.compile(r"://([^:/@]*)(?::([^@]*))?@"), re.compile(r"://([^:/@]*)(?::(.*))?@", re.DOTALL))
-_SECRET_KEY = re.compile(r"password|passwd|pwd|secret|token|(?:^|_)key$", re.IGNORECASE)
+#: Names whose values are secrets, of arguments in the configuration and of tasks. Not every key is one: a primary_key
+#: is none, and neither is a tokenizer.
+_SECRET_NAME = re.compile(
+    r"passw|pwd|passphrase|secret|credential|tokens?$|^key$"
+    r"|(?:api|access|account|encryption|fernet|private|signing|storage)_?key$",
+    re.IGNORECASE,
+)
 _SECRET_PARAMETER = re.compile(r"[?&;][^=&;]*(?:password|passwd|pwd|secret|token|key)[^=&;]*=([^&;\s]+)", re.IGNORECASE)
 _STARS = "***"
 
@@ -59,10 +68,20 @@ class Secrets:
         return self.hidden(shown) != shown
 
 
+def is_secret_name(name: str) -> bool:
+    """Say whether what is called so is a secret: password, api_key, access_token, ...."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def identity_without_secrets(values: Any) -> str:
+    """Return a hash of configured data that a change of a password leaves as it is, and that does not tell it."""
+    return fingerprint(Secrets.of(values).hidden(dump_identity(values, "The configuration")))
+
+
 def _collect(value: Any, texts: set[str], users: set[str]) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            if isinstance(item, str) and _SECRET_KEY.search(str(key)):
+            if isinstance(item, str) and is_secret_name(str(key)):
                 texts.add(item)
             _collect(item, texts, users)
     elif isinstance(value, list):

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.config.merging import Section
 
-_TABLE_STORES: tuple[KeyPath, ...] = (("table_store",), ("table_store", "metadata_table_store"))
+_TABLE_STORE: KeyPath = ("table_store",)
 _COMPONENTS: tuple[KeyPath, ...] = (
-    *_TABLE_STORES,
+    _TABLE_STORE,
     ("table_store", "local_table_cache"),
     ("blob_store",),
     ("lock_manager",),
@@ -71,7 +71,7 @@ class Resolver:
             "username": user_name,
             "name": lambda: self.name,
         }
-        for path, args, template in _arguments(expanded, section, _TABLE_STORES):
+        for path, args, template in _arguments(expanded, section, (_TABLE_STORE,)):
             self._fill_store(args, template, names, path)
         for path, args, template in _arguments(expanded, section, _COMPONENTS):
             self._fill(args, template, "base_path", names, path)

@@ -8,11 +8,13 @@ from datetime import date
 from typing import Any
 
 import yaml
-from attrs import frozen
+from attrs import field, frozen
 
 from pipedag_airflow.config.cache_validation import CacheValidationMode
 from pipedag_airflow.config.placeholders import ENV, expand_env
-from pipedag_airflow.config.source import KeyPath, Source, dotted, suggest
+from pipedag_airflow.config.source import KeyPath, Source, dotted
+from pipedag_airflow.core.airflow_settings import REFUSED
+from pipedag_airflow.core.naming import suggest
 from pipedag_airflow.errors import ConfigError
 
 Problem = tuple[KeyPath, str]
@@ -57,11 +59,13 @@ class Keys:
         keys: What each key may hold.
         hint: What to add to the message about an unknown key.
         private: Whether keys that start with an underscore are ignored; they are where YAML anchors live.
+        refused: What to say about unknown keys that people may have reason to expect.
     """
 
     keys: Mapping[str, Node]
     hint: str = ""
     private: bool = False
+    refused: Mapping[str, str] = field(factory=dict)
 
     def problems(self, value: object, path: KeyPath) -> Iterator[Problem]:
         """Say what is wrong with a map and everything below it."""
@@ -78,7 +82,7 @@ class Keys:
                 yield from self.keys[key].problems(item, here)
 
     def _unknown(self, key: str) -> str:
-        advice = _FORMER_KEYS.get(key) or suggest(key, self.keys)
+        advice = _FORMER_KEYS.get(key) or self.refused.get(key) or suggest(key, self.keys)
         return f"unknown key {key!r}; {advice}{self.hint}"
 
     def converted(self, value: Any, template: Any, path: KeyPath, place: str) -> Any:
@@ -112,10 +116,15 @@ class Names:
 
 Node = Leaf | Keys | Names
 
+_METADATA_ADVICE = (
+    "remove it: the metadata are in the database of the tables, and published in one transaction with them"
+)
+
 # Keys that configurations of pydiverse.pipedag may have and ours do not.
 _FORMER_KEYS = {
     "disable_kroki": "remove it: no Kroki server is ever contacted unless kroki_url names one",
-    "metadata_store": "did you mean 'metadata_table_store'?",
+    "metadata_store": _METADATA_ADVICE,
+    "metadata_table_store": _METADATA_ADVICE,
 }
 
 
@@ -147,7 +156,7 @@ _TEXTS = Leaf(
 _MAP = Leaf("a map", lambda value: isinstance(value, Mapping))
 _ANY = Leaf("anything", lambda _: True)
 _DATE = Leaf("a date, such as 2024-01-31", lambda value: isinstance(value, str | date))
-_CLASS = Leaf("the dotted path of a class", _class_path)
+_CLASS = Leaf("the name or dotted path of a class", _class_path)
 _SECONDS = Leaf("a number of seconds of at least 0", lambda value: _number(value) and value >= 0)
 _SOME_SECONDS = Leaf("a number of seconds above 0", lambda value: _number(value) and value > 0)
 
@@ -160,27 +169,73 @@ def _component(**more: Node) -> Keys:
 
 _TABLE_STORE: dict[str, Node] = {"hook_args": _MAP}
 _TABLE_STORE["local_table_cache"] = _component(store_input=_BOOL, store_output=_BOOL, use_stored_input_as_cache=_BOOL)
-_METADATA_STORE = _component(hook_args=_MAP, table_store_connection=_NAME)
-_TABLE_STORE["metadata_table_store"] = _METADATA_STORE
+
+_OPERATOR: dict[str, Node] = {
+    "depends_on_past": _BOOL,
+    "docs_url": _NAME,
+    "email": _ANY,
+    "email_on_failure": _BOOL,
+    "email_on_retry": _BOOL,
+    "execution_timeout": _SOME_SECONDS,
+    "executor": _NAME,
+    "executor_config": _MAP,
+    "max_active_tis_per_dag": _count(1),
+    "max_active_tis_per_dagrun": _count(1),
+    "max_retry_delay": _SOME_SECONDS,
+    "owner": _TEXT,
+    "pool": _NAME,
+    "pool_slots": _count(1),
+    "priority_weight": _count(1),
+    "queue": _NAME,
+    "retries": _count(0),
+    "retry_delay": _SECONDS,
+    "retry_exponential_backoff": Leaf("a number of at least 0", lambda value: _number(value) and value >= 0),
+    "run_as_user": _NAME,
+}
+
+#: What the section ``airflow`` says of single stages and tasks.
+AIRFLOW_NAMED = {
+    "stages": Keys(
+        {
+            **_OPERATOR,
+            "doc_md": _TEXT,
+            "granularity": _words("task", "stage"),
+            "group_display_name": _NAME,
+            "tooltip": _TEXT,
+            "ui_color": _NAME,
+            "ui_fgcolor": _NAME,
+        },
+        refused=REFUSED,
+    ),
+    "tasks": Keys({**_OPERATOR, "doc_md": _TEXT, "task_display_name": _NAME}, refused=REFUSED),
+}
 
 AIRFLOW = Keys(
     {
-        "instance": _NAME,
-        "schedule": _ANY,
-        "start_date": _DATE,
+        **_OPERATOR,
+        "access_control": _MAP,
         "catchup": _BOOL,
-        "tags": _TEXTS,
-        "owner": _TEXT,
+        "dag_display_name": _NAME,
+        "dagrun_timeout": _SOME_SECONDS,
+        "deadline": Keys({"interval": _SOME_SECONDS, "callback": _NAME, "kwargs": _MAP}),
+        "default_args": _MAP,
         "description": _TEXT,
+        "doc_md": _TEXT,
+        "end_date": _DATE,
+        "granularity": _words("task", "stage", "flow"),
+        "instance": _NAME,
+        "is_paused_upon_creation": _BOOL,
         "max_active_runs": _count(1),
         "max_active_tasks": _count(1),
-        "retries": _count(0),
-        "retry_delay_seconds": _SECONDS,
-        "pool": _NAME,
-        "queue": _NAME,
-        "default_args": _MAP,
+        "max_consecutive_failed_dag_runs": _count(0),
+        "owner_links": _MAP,
         "params": _MAP,
-    }
+        "schedule": _ANY,
+        "start_date": _DATE,
+        "tags": _TEXTS,
+        **{key: Names(node) for key, node in AIRFLOW_NAMED.items()},
+    },
+    refused=REFUSED,
 )
 
 _ATTRIBUTES: dict[str, Node] = {
@@ -190,6 +245,9 @@ _ATTRIBUTES: dict[str, Node] = {
     "lock_manager": _component(),
     "orchestration": _component(),
     "stage_commit_technique": _words("schema_swap", "read_views"),
+    "dependents": _words("repoint", "fail"),
+    "commit_wait_seconds": _SECONDS,
+    "commit_consistency": _words("strict", "available"),
     "fail_fast": _BOOL,
     "strict_result_get_locking": _BOOL,
     "per_user_template": _NAME,
@@ -204,6 +262,7 @@ _ATTRIBUTES: dict[str, Node] = {
     ),
     "generations_to_keep": _count(1),
     "lease_seconds": _SOME_SECONDS,
+    "wait_seconds": _SECONDS,
     "begin_query_seconds": _SECONDS,
     "airflow": AIRFLOW,
     "visualization": _MAP,
@@ -229,6 +288,9 @@ FILE = Keys(
 DEFAULTS: Mapping[str, Any] = {
     "instance_id": "pipeline",
     "stage_commit_technique": "schema_swap",
+    "dependents": "repoint",
+    "commit_wait_seconds": 600,
+    "commit_consistency": "strict",
     "fail_fast": False,
     "strict_result_get_locking": True,
     "per_user_template": "{id}_{username}",
@@ -238,6 +300,7 @@ DEFAULTS: Mapping[str, Any] = {
     "attrs": {},
     "generations_to_keep": 20,
     "lease_seconds": 60,
+    "wait_seconds": 0,
     "begin_query_seconds": 20,
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -12,7 +11,7 @@ from attrs import field, frozen
 from pipedag_airflow.errors import ConfigError, ConfigNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 KeyPath = tuple[str, ...]
@@ -24,23 +23,6 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 def dotted(path: KeyPath) -> str:
     """Write the path of a key as people do: ``table_store.args.url``."""
     return ".".join(path)
-
-
-def suggest(word: str, valid: Iterable[str]) -> str:
-    """Say what could have been meant by a word that is not among the valid ones.
-
-    Args:
-        word: What was written.
-        valid: What may be written there.
-
-    Returns:
-        A clause that names the nearest valid word, or all valid words if none is near.
-    """
-    choices = sorted(valid)
-    near = get_close_matches(word.lower(), choices, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return "valid here: " + (", ".join(choices) or "nothing")
 
 
 @frozen

@@ -5,8 +5,9 @@ Pure Python: nothing here knows a database, a frame library or Airflow.
 
 from __future__ import annotations
 
-from pipedag_airflow.core.containers import Blob, RawSql, Table
+from pipedag_airflow.core.containers import Blob, RawSql, Table, View
 from pipedag_airflow.core.flow import Flow
+from pipedag_airflow.core.group_node import GroupNode
 from pipedag_airflow.core.materialize import materialize
 from pipedag_airflow.core.plan import Plan, PlanNode, PlanStage
 from pipedag_airflow.core.stage import Stage
@@ -15,6 +16,7 @@ from pipedag_airflow.core.task import Task, TaskGetItem, UnboundTask
 __all__ = [
     "Blob",
     "Flow",
+    "GroupNode",
     "Plan",
     "PlanNode",
     "PlanStage",
@@ -24,5 +26,6 @@ __all__ = [
     "Task",
     "TaskGetItem",
     "UnboundTask",
+    "View",
     "materialize",
 ]

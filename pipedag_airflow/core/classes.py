@@ -81,16 +81,16 @@ class Classes:
     and one that imports it give the module three different names. A class of any other module is known by both names.
 
     Args:
-        namespaces: The global names of the modules that hold the flow's tasks.
+        namespaces: The global names of the modules that hold the flow's tasks, and its block.
     """
 
     namespaces: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
-    def of_functions(cls, functions: Iterable[Callable[..., Any]]) -> Classes:
-        """Return the classes known to the modules of the given functions."""
-        spaces = (getattr(inspect.unwrap(function), "__globals__", {}) for function in functions)
-        return cls(tuple({id(space): space for space in spaces}.values()))
+    def of_functions(cls, functions: Iterable[Callable[..., Any]], *more: Mapping[str, Any]) -> Classes:
+        """Return the classes known to the modules of the given functions, and to more modules."""
+        spaces = [getattr(inspect.unwrap(function), "__globals__", {}) for function in functions]
+        return cls(tuple({id(space): space for space in (*spaces, *more)}.values()))
 
     def name(self, kind: type) -> tuple[str, str] | None:
         """Return the module ("" for the flow's own) and the qualified name by which :meth:`find` finds a class.

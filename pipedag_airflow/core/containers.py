@@ -1,4 +1,6 @@
-"""What a task returns to have it stored: :class:`Table`, :class:`RawSql` and :class:`Blob`.
+"""What a task returns to have it stored: :class:`Table`, :class:`View`, :class:`RawSql` and :class:`Blob`.
+
+A table that somebody else owns is not stored, but referred to: :class:`ExternalTableReference`.
 
 A container made by a user carries the object itself. Once stored it comes back as a *descriptor*: a container without
 object that knows its ``stage``, its ``generation`` and its ``cache_key``, the identity that consumers are keyed by.
@@ -6,21 +8,27 @@ object that knows its ``stage``, its ``generation`` and its ``cache_key``, the i
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
+
+import attrs
 
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.naming import normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Blob", "RawSql", "Stored", "Table"]
+__all__ = ["Blob", "ExternalTableReference", "RawSql", "Stored", "Table", "View", "materialize_now"]
 
 T = TypeVar("T")
 
+#: Stores a table at once and returns a reference to it; set by the run while a task's function is called.
+materialize_now: ContextVar[Callable[[Table[Any]], Any] | None] = ContextVar("materialize_now", default=None)
+
 
 class Stored:
-    """What the three containers share once they are stored."""
+    """What the containers share once they are stored."""
 
     name: str | None
     #: Name of the stage that holds the object; None until it is stored.
@@ -47,19 +55,60 @@ def _checked_name(kind: str, name: Any) -> str | None:
     return name
 
 
+@attrs.frozen
+class ExternalTableReference:
+    """Reference to a table or view that somebody else owns.
+
+    A task returns it, alone or in a :class:`Table`; it may also be an argument of a task, or take the place of a result
+    in ``flow.run(inputs=...)``. The table is neither copied nor stored, only looked for. Its identity is its schema and
+    name, and for a result the call that returned it: whether its data changed is for a cache function to say.
+
+    Args:
+        name: Name of the table, as the database has it.
+        schema: Its schema, which is not that of the stage whose task returns the reference.
+        shared_lock_allowed: Accepted for compatibility; nothing is locked to read a table.
+
+    Raises:
+        TypeError: if a name is no string.
+
+    Example:
+        ::
+
+            @materialize(version="1", cache=lambda: date.today())
+            def customers():
+                return Table(ExternalTableReference("customers", "crm"))
+    """
+
+    name: str
+    schema: str
+    shared_lock_allowed: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        for what in (self.name, self.schema):
+            if not isinstance(what, str):
+                raise TypeError(f"An external table is named by two strings, its name and its schema, not {what!r}.")
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
 class Table(Stored, Generic[T]):
     """Container for storing tables.
 
     Args:
-        obj: The table: a pandas or polars frame, an SQLAlchemy query or text.
+        obj: The table: a pandas or polars frame, an SQLAlchemy query or text, an :class:`ExternalTableReference`.
         name: Name of the table in its stage. None: made from the task's name. ``"x%%"``: made unique.
         primary_key: Column or columns of the primary key.
         indexes: Indexes to create, each a list of column names.
         type_map: Column name to SQL type (an SQLAlchemy type), where the type of the frame's column does not suit.
         materialization_details: Label of the materialization details; overrides the stage's.
+        nullable: Columns that may hold NULL; all others then may not, unless they are in ``non_nullable``.
+        non_nullable: Columns that may not hold NULL; all others then may. If both lists are given, each column of the
+            table is in one of them. If neither is, only the columns of the primary key may not.
 
     Raises:
         TypeError: if an argument has the wrong form.
+        ValueError: if something is said of an external table that is its owner's to say.
 
     Example:
         >>> Table([1, 2], "numbers", primary_key="id")
@@ -75,13 +124,74 @@ class Table(Stored, Generic[T]):
         indexes: list[list[str]] | None = None,
         type_map: dict[str, Any] | None = None,
         materialization_details: str | None = None,
+        nullable: list[str] | None = None,
+        non_nullable: list[str] | None = None,
     ) -> None:
+        if isinstance(obj, ExternalTableReference):
+            if name is not None or primary_key or indexes or type_map:
+                raise ValueError(
+                    f"The external table {obj} has its own name, keys and types: give the reference alone."
+                )
+            name = obj.name
         self.obj = obj
         self.name = _checked_name("table", name)
         self.primary_key = _checked_primary_key(primary_key)
         self.indexes = _checked_indexes(indexes)
         self.type_map = type_map
         self.materialization_details = materialization_details
+        self.nullable = _checked_columns("nullable", nullable)
+        self.non_nullable = _checked_columns("non_nullable", non_nullable)
+
+    @property
+    def external(self) -> ExternalTableReference | None:
+        """The table of somebody else's that this one stands for, if it does."""
+        return self.obj if isinstance(self.obj, ExternalTableReference) else None
+
+    def materialize(self) -> Any:
+        """Store the table now, within a running task, and return an SQLAlchemy table for the task's next queries.
+
+        The table belongs to the task's result, whether the task returns it (or what this method gave) or not. It
+        becomes visible with its stage, and not at all if the task fails afterwards. A lazy task finds it stored if its
+        query, and all that the task materialized before, are the same. Calling this twice stores once.
+
+        Outside of a running task, where functions of tasks are plain functions, the table's object is returned.
+
+        Raises:
+            DuplicateNameError: if the task has materialized another table of that name.
+            StoreError: if the table cannot be stored.
+
+        Example:
+            ::
+
+                @materialize(lazy=True, input_type=sa.Table)
+                def report(orders, customers):
+                    joined = Table(sa.select(orders, customers.c.name).join(customers), "joined").materialize()
+                    return Table(sa.select(joined).where(joined.c.price > 100), "large_orders")
+        """
+        store = materialize_now.get()
+        return self.obj if store is None else store(self)
+
+
+class View(Table[T]):
+    """Container for a query that is published as a view: no rows are stored, and whoever reads it sees a table.
+
+    It shows the tables that the task received, as they were then; like a table, it is made anew when they are, and
+    stays as it is while they do.
+
+    Args:
+        obj: The query: an SQLAlchemy selectable or text.
+        name: Name of the view in its stage, formed like that of a :class:`Table`.
+
+    Example:
+        ::
+
+            @materialize(lazy=True, input_type=sa.Table)
+            def all_years(*years):
+                return View(sa.union_all(*(sa.select(year) for year in years)), "all_years")
+    """
+
+    def __init__(self, obj: T | None = None, name: str | None = None) -> None:
+        super().__init__(obj, name)
 
 
 def _checked_primary_key(primary_key: str | list[str] | None) -> list[str] | None:
@@ -98,6 +208,12 @@ def _checked_indexes(indexes: list[list[str]] | None) -> list[list[str]] | None:
     if not (isinstance(indexes, list) and all(map(_are_columns, indexes))):
         raise TypeError(f'indexes is a list of lists of column names, such as [["a"], ["a", "b"]], not {indexes!r}')
     return indexes
+
+
+def _checked_columns(argument: str, columns: list[str] | None) -> list[str] | None:
+    if columns is not None and not _are_columns(columns):
+        raise TypeError(f'{argument} is a list of column names, such as ["a", "b"], not {columns!r}')
+    return columns
 
 
 def _are_columns(names: Any) -> TypeGuard[list[str]]:

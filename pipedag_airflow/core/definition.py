@@ -1,4 +1,4 @@
-"""Which flow and which stages are open in a ``with`` block right now."""
+"""Which flow, which stages and which groups are open in a ``with`` block right now."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.stage import Stage
 
-__all__ = ["close_flow", "close_stage", "current_flow", "current_stage", "open_flow", "open_stage"]
+__all__ = [
+    "close_flow",
+    "close_group",
+    "close_stage",
+    "current_flow",
+    "current_group",
+    "current_stage",
+    "open_flow",
+    "open_group",
+    "open_stage",
+]
 
 _flow: ContextVar[Flow | None] = ContextVar("flow", default=None)
 _stages: ContextVar[tuple[Stage, ...]] = ContextVar("stages", default=())
+_groups: ContextVar[tuple[GroupNode, ...]] = ContextVar("groups", default=())
 
 
 def current_flow() -> Flow | None:
@@ -26,16 +38,24 @@ def current_stage() -> Stage | None:
     return stages[-1] if stages else None
 
 
+def current_group() -> GroupNode | None:
+    """Return the innermost open group within the innermost open stage, if any."""
+    groups = _groups.get()
+    return groups[-1] if groups and groups[-1].stage is current_stage() else None
+
+
 def open_flow(flow: Flow) -> None:
     """Note that the flow's block was entered."""
     _flow.set(flow)
     _stages.set(())
+    _groups.set(())
 
 
 def close_flow() -> None:
     """Note that the flow's block was left."""
     _flow.set(None)
     _stages.set(())
+    _groups.set(())
 
 
 def open_stage(stage: Stage) -> None:
@@ -46,3 +66,13 @@ def open_stage(stage: Stage) -> None:
 def close_stage(stage: Stage) -> None:
     """Note that the stage's block was left."""
     _stages.set(tuple(open_stage for open_stage in _stages.get() if open_stage is not stage))
+
+
+def open_group(group: GroupNode) -> None:
+    """Note that the group's block was entered."""
+    _groups.set((*_groups.get(), group))
+
+
+def close_group(group: GroupNode) -> None:
+    """Note that the group's block was left."""
+    _groups.set(tuple(open_group for open_group in _groups.get() if open_group is not group))

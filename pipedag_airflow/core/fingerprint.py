@@ -26,7 +26,7 @@ def fingerprint(*parts: str) -> str:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(f"{len(data)}:".encode())
         digest.update(data)
-    return base64.b32encode(digest.digest()).decode().lower()[:_LENGTH]
+    return base64.b32encode(digest.digest()[:15]).decode().lower()[:_LENGTH]
 
 
 def random_fingerprint() -> str:

@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipedag_airflow.core import definition
+from pipedag_airflow.core.airflow_settings import FLOW_KEYS, checked_settings
 from pipedag_airflow.core.plan import COMMIT_TASK, RESERVED_TASKS, Plan, compile_plan
 from pipedag_airflow.errors import DuplicateNameError, FlowError, StageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from types import FrameType, TracebackType
 
     import pydot
     from airflow.sdk import DAG
 
     from pipedag_airflow.config import CacheValidationMode, ConfigContext
+    from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.stage import Stage
     from pipedag_airflow.core.task import Task, TaskGetItem
     from pipedag_airflow.engine.base import OrchestrationEngine
     from pipedag_airflow.run.result import Result
 
-__all__ = ["Flow"]
+    Component = Task | TaskGetItem | Stage | str
+
+__all__ = ["DEFAULT_NAME", "Flow"]
+
+DEFAULT_NAME = "default"
 
 
 class Flow:
@@ -33,6 +40,11 @@ class Flow:
 
     Args:
         name: Name of the flow, and of its DAG.
+        airflow: What its DAG is like, and what holds for the operators in it, such as
+            ``{"schedule": "@daily", "retries": 2}``; see docs/airflow.md.
+
+    Raises:
+        ConfigError: if ``airflow`` has a key that is unknown.
 
     Example:
         ::
@@ -46,15 +58,23 @@ class Flow:
             result = flow.run()
     """
 
-    def __init__(self, name: str = "default") -> None:
+    def __init__(self, name: str = DEFAULT_NAME, *, airflow: Mapping[str, Any] | None = None) -> None:
         self.name = name
+        #: What it says about its DAG.
+        self.airflow = checked_settings(f"Flow {name!r}", airflow, FLOW_KEYS)
         self.stages: dict[str, Stage] = {}
         self.tasks: dict[str, Task] = {}
+        #: The groups in the order in which they are opened: one stands before those in it.
+        self.groups: list[GroupNode] = []
         #: Ids of tasks and commits in the order of their creation, which is an order in which they can run.
         self.order: list[str] = []
         #: The file that holds the flow's block: pipedag.yaml is looked for beside and above it. None in a notebook.
         self.file: Path | None = None
+        #: The global names of the module that holds the flow's block.
+        self.namespace: dict[str, Any] = {}
         self._plan: Plan | None = None
+        #: How often each task was called in each stage, by the id of the first call.
+        self._occurrences: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         open_flow = definition.current_flow()
@@ -62,7 +82,8 @@ class Flow:
             raise RuntimeError(f"Flow {self.name!r} is opened within the open flow {open_flow.name!r}.")
         if self._plan is not None or self.stages:
             raise FlowError(f"Flow {self.name!r} was opened before. A flow is defined by one block.")
-        file = _block_globals().get("__file__")
+        self.namespace = _block_globals()
+        file = self.namespace.get("__file__")
         self.file = Path(file).resolve() if file else None
         definition.open_flow(self)
         return self
@@ -123,11 +144,13 @@ class Flow:
         self.order.append(f"{stage.name}.{COMMIT_TASK}")
 
     def _free_id(self, task: Task) -> str:
-        base = f"{task.stage.name}.{task.name}"
-        candidate, occurrence = base, 1
+        base = candidate = f"{task.stage.name}.{task.name}"
+        # From the last one on, for stages that call a task hundreds of times.
+        occurrence = self._occurrences.get(base, 1)
         while candidate in self.tasks:
             occurrence += 1
             candidate = f"{base}__{occurrence}"
+        self._occurrences[base] = occurrence
         return candidate
 
     def plan(self) -> Plan:
@@ -157,20 +180,24 @@ class Flow:
 
     def run(
         self,
-        *components: Task | TaskGetItem | Stage,
+        *components: Component,
         config: ConfigContext | None = None,
         orchestration_engine: OrchestrationEngine | None = None,
         fail_fast: bool | None = None,
         ignore_cache_function: bool = False,
         cache_validation_mode: CacheValidationMode | str | None = None,
         ignore_task_version: bool | None = None,
+        exclude: Component | Iterable[Component] = (),
+        inputs: Mapping[Task | TaskGetItem | str, Any] | None = None,
         **kwargs: Any,
     ) -> Result:
         """Run the flow here and now.
 
         Args:
-            components: Stages to run (with all that is nested in them) instead of the whole flow; their inputs are
-                what other stages have published.
+            components: What to run instead of the whole flow: stages (with all that is nested in them), tasks, and
+                texts such as ``"stage:clean"``, ``"+clean.orders"`` and ``"tag:nightly"``; see
+                :mod:`pipedag_airflow.core.selector`. Stages are published. Tasks run even if they are valid and are not
+                published: ``Result.get`` gives what they made. What is not selected is read as it is published.
             config: The configuration; default is the open :class:`ConfigContext`, else the pipedag.yaml that is found
                 from the flow's folder upward, else an embedded DuckDB.
             orchestration_engine: The engine; default is that of the configuration.
@@ -182,6 +209,10 @@ class Flow:
                 default is what the configuration says.
             ignore_task_version: Run tasks that have a version even though it is unchanged; default is what the
                 configuration says.
+            exclude: What to leave out, selected in the same way. A stage of which a task is left out is not published.
+            inputs: What tasks read in this run in the place of results: by task, part of its result, or id, an
+                :class:`ExternalTableReference` or any value that may pass between tasks. The replaced task itself runs
+                if it is selected.
             kwargs: Passed on to the engine, which refuses what it does not know.
 
         Returns:
@@ -189,6 +220,8 @@ class Flow:
 
         Raises:
             PipedagError: if the run cannot start.
+            SelectionError: if what is selected is not in the flow, or cannot be run like that.
+            TypeError: if a component is neither a stage, nor a task, nor a text.
             ConfigError: if the mode is unknown, or contradicts ``ignore_cache_function``.
             Exception: the error of a task, if ``fail_fast``.
 
@@ -203,6 +236,8 @@ class Flow:
         return launch(
             self,
             components,
+            exclude=exclude,
+            inputs=inputs,
             config=config,
             engine=orchestration_engine,
             fail_fast=fail_fast,
@@ -216,7 +251,8 @@ class Flow:
         """Make the flow's Airflow DAG with arguments of your own, in place of the automatic one.
 
         Args:
-            dag_args: Arguments of ``airflow.sdk.DAG``, such as ``schedule``; they win over pipedag.yaml.
+            dag_args: Arguments of ``airflow.sdk.DAG``, such as ``schedule``; they win over pipedag.yaml and over what
+                the flow itself says.
 
         Example:
             ::

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 from pipedag_airflow.core.task import UnboundTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from pipedag_airflow.core.auto_version import AutoVersion
 
@@ -25,6 +25,8 @@ def materialize(
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
     nout: int = 1,
+    tags: str | Iterable[str] = (),
+    airflow: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], UnboundTask]: ...
 def materialize(
     fn: Callable[..., Any] | None = None,
@@ -36,6 +38,8 @@ def materialize(
     cache: Callable[..., Any] | None = None,
     lazy: bool = False,
     nout: int = 1,
+    tags: str | Iterable[str] = (),
+    airflow: Mapping[str, Any] | None = None,
 ) -> Any:
     """Make a task of a function: its outputs are stored, its inputs are loaded.
 
@@ -55,13 +59,17 @@ def materialize(
             run. When its result changes, the task runs again.
         lazy: The function is called in every run, but a query that it returns is executed only if it changed.
         nout: Number of objects that the function returns, for unpacking while wiring.
+        tags: What the task can be selected by, as in ``flow.run("tag:nightly")``: one tag or several.
+        airflow: What Airflow makes of it, such as ``{"retries": 2, "queue": "large", "doc_md": "..."}``; see
+            docs/airflow.md. Its documentation there is the function's docstring if nothing else is said.
 
     Returns:
         An :class:`UnboundTask`, or the decorator that makes one.
 
     Raises:
+        ConfigError: if ``airflow`` has a key that is unknown.
         ValueError: if ``nout`` is not a positive int; if ``AUTO_VERSION`` stands without ``input_type``, or beside
-            ``lazy``.
+            ``lazy``; if a tag could not be written in a selection.
 
     Example:
         ::
@@ -73,7 +81,15 @@ def materialize(
 
     def decorate(function: Callable[..., Any]) -> UnboundTask:
         return UnboundTask(
-            function, name=name, input_type=input_type, version=version, cache=cache, lazy=lazy, nout=nout
+            function,
+            name=name,
+            input_type=input_type,
+            version=version,
+            cache=cache,
+            lazy=lazy,
+            nout=nout,
+            tags=tags,
+            airflow=airflow,
         )
 
     return decorate if fn is None else decorate(fn)

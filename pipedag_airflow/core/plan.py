@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cached_property
-from itertools import zip_longest
+from itertools import count, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pipedag_airflow.core.fingerprint import fingerprint
+from pipedag_airflow.core.ordering import barrier_edges
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import dump_identity
 from pipedag_airflow.errors import FlowChangedError
@@ -22,9 +23,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.stage import Stage
 
-__all__ = ["BEGIN_TASK", "COMMIT_TASK", "RESERVED_TASKS", "NodeKind", "Plan", "PlanNode", "PlanStage", "compile_plan"]
+__all__ = [
+    "BEGIN_TASK",
+    "COMMIT_TASK",
+    "RESERVED_TASKS",
+    "NodeKind",
+    "Plan",
+    "PlanGroup",
+    "PlanNode",
+    "PlanStage",
+    "compile_plan",
+]
 
 BEGIN_TASK = "begin_transaction"
 COMMIT_TASK = "commit_transaction"
@@ -52,6 +64,12 @@ class PlanNode:
     upstream: tuple[str, ...]
     #: Where the node stands in the graph: its name, stage, literal arguments and the positions of its inputs.
     position: str
+    #: What it can be selected by.
+    tags: tuple[str, ...] = ()
+    #: Ids of the tasks that an ordering barrier puts directly before, in plan order.
+    waits_for: tuple[str, ...] = ()
+    #: Id of the group that the task directly stands in.
+    group: str | None = None
 
 
 @attrs.frozen
@@ -65,6 +83,25 @@ class PlanStage:
     commit: str
     #: Names of the stages whose results the stage's own tasks read, itself left out, sorted.
     reads: tuple[str, ...]
+    #: What it can be selected by.
+    tags: tuple[str, ...] = ()
+    #: Id of the group that the stage directly stands in.
+    group: str | None = None
+
+
+@attrs.frozen
+class PlanGroup:
+    """A group of tasks or stages, which is for the eye alone: what its barrier orders is said by the nodes."""
+
+    id: str
+    label: str | None
+    #: The innermost stage around the group.
+    stage: str | None
+    #: Id of the group that it directly stands in, within that stage.
+    parent: str | None
+    #: Ids of the tasks in it, those of groups and stages within it included.
+    tasks: tuple[str, ...]
+    ordering_barrier: bool
 
 
 @attrs.frozen
@@ -74,6 +111,8 @@ class Plan:
     flow: str
     stages: tuple[PlanStage, ...]
     nodes: tuple[PlanNode, ...]
+    #: The groups, each before those in it.
+    groups: tuple[PlanGroup, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,6 +128,11 @@ class Plan:
     def stage_by_name(self) -> dict[str, PlanStage]:
         """The stages by their names."""
         return {stage.name: stage for stage in self.stages}
+
+    @cached_property
+    def group_by_id(self) -> dict[str, PlanGroup]:
+        """The groups by their ids."""
+        return {group.id: group for group in self.groups}
 
     @cached_property
     def readers(self) -> dict[str, tuple[str, ...]]:
@@ -148,7 +192,9 @@ def compile_plan(flow: Flow) -> Plan:
     Raises:
         UnsupportedValueError: if an argument of a task is of a type that cannot be stored.
     """
-    stages = _stages(flow)
+    group_ids = _group_ids(flow)
+    stages = _stages(flow, group_ids)
+    barriers = barrier_edges(flow)
     by_commit = {stage.commit: stage for stage in stages}
     leaves = _leaves(flow)
     rank = {node_id: index for index, node_id in enumerate(flow.order)}
@@ -162,18 +208,45 @@ def compile_plan(flow: Flow) -> Plan:
             position = fingerprint("commit", stage.name)
             kind, name, stage_name = NodeKind.COMMIT, COMMIT_TASK, stage.name
             inputs: tuple[str, ...] = ()
+            tags: tuple[str, ...] = ()
+            waits_for: set[str] = set()
+            group = None
         else:
             task = flow.tasks[node_id]
-            upstream = _upstream(task)
+            waits_for = barriers[node_id]
+            upstream = _upstream(task) | waits_for
+            group = group_ids.get(task.group)
             position = positions[node_id] = _position(task, positions)
             kind, name, stage_name = NodeKind.TASK, task.name, task.stage.name
             inputs = tuple(source.id for source in task.inputs)
-        ordered = tuple(sorted(upstream, key=rank.__getitem__))
-        nodes.append(PlanNode(node_id, name, stage_name, kind, inputs, ordered, position))
-    return Plan(flow.name, stages, tuple(nodes))
+            tags = task.unbound.tags
+        ordered, waiting = (tuple(sorted(nodes, key=rank.__getitem__)) for nodes in (upstream, waits_for))
+        nodes.append(PlanNode(node_id, name, stage_name, kind, inputs, ordered, position, tags, waiting, group))
+    return Plan(flow.name, stages, tuple(nodes), _groups(flow, group_ids))
 
 
-def _stages(flow: Flow) -> tuple[PlanStage, ...]:
+def _group_ids(flow: Flow) -> dict[GroupNode | None, str]:
+    """Return ids that no stage has: an orchestrator may show groups of tasks and stages side by side."""
+    free = (name for number in count(1) if (name := f"group_{number}") not in flow.stages)
+    return {group: next(free) for group in flow.groups}
+
+
+def _groups(flow: Flow, ids: dict[GroupNode | None, str]) -> tuple[PlanGroup, ...]:
+    tasks = tuple(flow.tasks)
+    return tuple(
+        PlanGroup(
+            id=ids[group],
+            label=group.label,
+            stage=group.stage.name if group.stage else None,
+            parent=ids.get(group.parent),
+            tasks=tasks[group.members.start : group.members.stop],
+            ordering_barrier=group.ordering_barrier,
+        )
+        for group in flow.groups
+    )
+
+
+def _stages(flow: Flow, group_ids: dict[GroupNode | None, str]) -> tuple[PlanStage, ...]:
     return tuple(
         PlanStage(
             name=stage.name,
@@ -181,6 +254,8 @@ def _stages(flow: Flow) -> tuple[PlanStage, ...]:
             tasks=tuple(task.id for task in stage.tasks),
             commit=f"{stage.name}.{COMMIT_TASK}",
             reads=tuple(sorted({source.stage.name for task in stage.tasks for source in task.inputs} - {stage.name})),
+            tags=stage.tags,
+            group=group_ids.get(stage.group),
         )
         for stage in flow.stages.values()
     )

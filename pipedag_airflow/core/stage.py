@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pipedag_airflow.core import definition
-from pipedag_airflow.core.naming import METADATA, looks_like_generation, normalise
+from pipedag_airflow.core.airflow_settings import STAGE_KEYS, checked_settings
+from pipedag_airflow.core.naming import METADATA, checked_tags, looks_like_generation, normalise
 from pipedag_airflow.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.task import Task
 
 __all__ = ["Stage", "current_schemas"]
@@ -30,9 +32,14 @@ class Stage:
     Args:
         name: Name of the stage; case does not count. Unique within a flow.
         materialization_details: Label of the materialization details that the stage's tables use.
+        tags: What the stage can be selected by, as in ``flow.run("tag:nightly")``: one tag or several.
+        airflow: The look of its group in Airflow, and what holds for the operators in it, such as
+            ``{"tooltip": "As the shop sends it", "pool": "warehouse"}``; see docs/airflow.md.
 
     Raises:
         StageError: if the name cannot be used.
+        ConfigError: if ``airflow`` has a key that is unknown.
+        ValueError: if a tag could not be written in a selection.
 
     Example:
         ::
@@ -42,7 +49,14 @@ class Stage:
                     table = a_task()
     """
 
-    def __init__(self, name: str, materialization_details: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        materialization_details: str | None = None,
+        *,
+        tags: str | Iterable[str] = (),
+        airflow: Mapping[str, Any] | None = None,
+    ) -> None:
         self._name = normalise(name)
         if not self._name:
             raise StageError("A stage needs a name that is not empty.")
@@ -54,8 +68,13 @@ class Stage:
         if self._name == METADATA:
             raise StageError(f"{METADATA!r} is the schema of the metadata and cannot be a stage. Choose another name.")
         self.materialization_details = materialization_details
+        self.tags = checked_tags(f"Stage {self._name!r}", tags)
+        #: What it says about its place in a DAG.
+        self.airflow = checked_settings(f"Stage {self._name!r}", airflow, STAGE_KEYS)
         self.flow: Flow | None = None
         self.parent: Stage | None = None
+        #: The group that the stage directly stands in, within the stage around it.
+        self.group: GroupNode | None = None
         self.tasks: list[Task] = []
 
     @property
@@ -140,6 +159,7 @@ class Stage:
                 "put its tasks into one block, or make a new Stage."
             )
         flow.add_stage(self, parent=definition.current_stage())
+        self.group = definition.current_group()
         definition.open_stage(self)
         return self
 

@@ -8,16 +8,19 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.core import definition
+from pipedag_airflow.core.airflow_settings import TASK_KEYS, checked_settings
 from pipedag_airflow.core.auto_version import AUTO_VERSION, AutoVersion
 from pipedag_airflow.core.classes import field_values, is_dataclass_instance
 from pipedag_airflow.core.containers import Blob, RawSql, Table
+from pipedag_airflow.core.naming import checked_tags
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.stage import Stage
 
 __all__ = ["Task", "TaskGetItem", "UnboundTask", "running_task"]
@@ -43,6 +46,8 @@ class UnboundTask:
         cache: Callable[..., Any] | None = None,
         lazy: bool = False,
         nout: int = 1,
+        tags: str | Iterable[str] = (),
+        airflow: Mapping[str, Any] | None = None,
     ) -> None:
         if not callable(fn):
             raise TypeError(f"@materialize decorates a function, not {fn!r}")
@@ -61,6 +66,9 @@ class UnboundTask:
         self.cache = cache
         self.lazy = lazy
         self.nout = nout
+        self.tags = checked_tags(f"Task {self.name!r}", tags)
+        #: What it says about its place in a DAG.
+        self.airflow = checked_settings(f"Task {self.name!r}", airflow, TASK_KEYS)
         self.signature = inspect.signature(fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,12 +87,21 @@ class UnboundTask:
                 'Call it within "with Stage(...):".'
             )
         try:
-            bound = self.signature.bind(*args, **kwargs)
+            bound = self.bind(stage, args, kwargs)
         except TypeError as error:
             raise TypeError(f"Task {self.name!r} in stage {stage.name!r} of flow {flow.name!r}: {error}") from None
         # An omitted default and the same value given are one call: they share a result.
         bound.apply_defaults()
         return flow.add_task(Task(self, flow, stage, bound))
+
+    def bind(self, stage: Stage, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """Return the arguments of a call within a stage; a kind of task of its own may bind more than it was given.
+
+        Raises:
+            TypeError: if the arguments do not fit the function.
+        """
+        del stage
+        return self.signature.bind(*args, **kwargs)
 
     def _run_plain(self, *args: Any, **kwargs: Any) -> Any:
         outer = running_task.get()
@@ -135,6 +152,8 @@ class Task:
         self.bound = bound
         #: Stable id in the plan, ``stage.task``; given by the flow.
         self.id = ""
+        #: The group that the task directly stands in, within its stage.
+        self.group: GroupNode | None = definition.current_group()
         self.inputs = _referenced_tasks(bound.arguments)
 
     @property
@@ -163,6 +182,25 @@ class Task:
     def __iter__(self) -> Iterator[TaskGetItem]:
         """Refer to each of the ``nout`` objects that the task returns."""
         return (self[index] for index in range(self.nout))
+
+    def get_output_from_store(self, as_type: Any = None) -> Any:
+        """Return what is published of the task, with its tables and blobs loaded: without a run, and whatever its age.
+
+        The configuration is the open :class:`ConfigContext`, else the one that is found for the flow.
+
+        Args:
+            as_type: Type in which tables are loaded; default is the ``input_type`` of the task itself.
+
+        Raises:
+            CacheError: if nothing is published of it as it stands in the flow now.
+            UnsupportedValueError: if there are tables, and no type to load them as.
+
+        Example:
+            ::
+
+                df = flow["clean"]["orders"].get_output_from_store(as_type=pd.DataFrame)
+        """
+        return _output_from_store(self, as_type)
 
     def __repr__(self) -> str:
         return f"<Task {self.id or self.name}>"
@@ -200,8 +238,18 @@ class TaskGetItem:
             value = _field(value, key) if is_dataclass_instance(value) else value[key]
         return value
 
+    def get_output_from_store(self, as_type: Any = None) -> Any:
+        """Return what is published of the part; see :meth:`Task.get_output_from_store`."""
+        return _output_from_store(self, as_type)
+
     def __repr__(self) -> str:
         return f"<{self.task.id or self.task.name}{''.join(f'[{key!r}]' for key in self.keys)}>"
+
+
+def _output_from_store(reference: Task | TaskGetItem, as_type: Any) -> Any:
+    from pipedag_airflow.run.launch import output_from_store
+
+    return output_from_store(reference, as_type)
 
 
 def _check_field(owner: Task | TaskGetItem, name: str) -> None:

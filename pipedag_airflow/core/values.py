@@ -12,6 +12,7 @@ import datetime as dt
 import enum
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from typing import Any
 import attrs
 
 from pipedag_airflow.core.classes import Classes, field_values, is_dataclass_instance, new_instance, with_fields
-from pipedag_airflow.core.containers import Blob, RawSql, Stored, Table
+from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Stored, Table
 from pipedag_airflow.core.stage import Stage
-from pipedag_airflow.errors import CacheError, UnsupportedValueError
+from pipedag_airflow.errors import CacheError, NotFiniteError, UnsupportedValueError
 
-__all__ = ["Decoder", "deep_map", "dump_identity", "dump_stored"]
+__all__ = ["ArgumentOnly", "Decoder", "deep_map", "dump_identity", "dump_stored"]
 
 _TAG = "$"
 _ADMITTED = (
@@ -31,7 +32,18 @@ _ADMITTED = (
     "members of enums, instances of dataclasses, Table, RawSql, Blob and Stage"
 )
 _NO_OWN_CLASSES = Classes()
+_PATH = type(Path())
 Encode = Callable[[Any, str], Any]
+
+
+class ArgumentOnly(ABC):
+    """Something that may be an argument of a task, but not its result, because it cannot be stored."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return admitted values that stand for the object in hashes and in the metadata; no secrets."""
 
 
 def dump_stored(value: Any, where: str = "result", classes: Classes = _NO_OWN_CLASSES) -> str:
@@ -105,7 +117,7 @@ class _Encoder:
 
     def _float(self, value: float, where: str) -> float:
         if not math.isfinite(value):
-            raise UnsupportedValueError(f"{where} is {value}: only finite numbers can be stored; use None instead.")
+            raise NotFiniteError(f"{where} is {value}: only finite numbers can be stored; use None instead.")
         return value
 
     def _dict(self, value: dict[Any, Any], where: str) -> Any:
@@ -118,26 +130,43 @@ class _Encoder:
         return {_TAG: "dict", "v": pairs}
 
     def _object(self, value: Any, where: str) -> Any:
-        if isinstance(value, Stored):
-            if value.cache_key is None:
-                raise UnsupportedValueError(
-                    f"{where} is {value!r}, which is not stored: return it from a task and pass that task instead."
-                )
-            return self.container(value)
+        # First, because most objects among the arguments of a large flow are references to tasks.
+        if self.special is not None:
+            encoded = self.special(value, where)
+            if encoded is not NotImplemented:
+                return encoded
+        if isinstance(value, (Stored, ExternalTableReference)):
+            return self._stored(value, where)
         if isinstance(value, Stage):
             return {_TAG: "stage", "v": value.name}
-        if type(value) is type(Path()):  # not a subclass, whose path may be one of another file system
+        if type(value) is _PATH:  # not a subclass, whose path may be one of another file system
             return {_TAG: "path", "v": str(value)}
         for tag, (kind, dump, _) in _TIMES.items():
             if type(value) is kind:
                 return {_TAG: tag, "v": dump(value)}
         if isinstance(value, enum.Enum) or is_dataclass_instance(value):
             return self._of_class(value, where)
-        if self.special is not None:
-            encoded = self.special(value, where)
-            if encoded is not NotImplemented:
-                return encoded
+        if isinstance(value, ArgumentOnly):
+            return self._argument_only(value, where)
         raise UnsupportedValueError(_refusal(value, where))
+
+    def _stored(self, value: Stored | ExternalTableReference, where: str) -> dict[str, Any]:
+        if isinstance(value, ExternalTableReference):
+            value = Table(value)
+        if value.cache_key is None and not (isinstance(value, Table) and value.external):
+            raise UnsupportedValueError(
+                f"{where} is {value!r}, which is not stored: return it from a task and pass that task instead."
+            )
+        return self.container(value)
+
+    def _argument_only(self, value: ArgumentOnly, where: str) -> dict[str, Any]:
+        name = type(value).__qualname__
+        if self.classes is not None:
+            raise UnsupportedValueError(
+                f"{where} is a {name}, which may be an argument of a task, but not its result: return what the next "
+                f"task needs of it, or give the {name} to that task, too."
+            )
+        return {_TAG: name, "v": self.encode(value.identity(), where)}
 
     def _of_class(self, value: Any, where: str) -> dict[str, Any]:
         name = self._class(type(value), where)
@@ -190,6 +219,8 @@ _TIMES: Mapping[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = 
 
 
 _CONTAINERS: Mapping[str, type[Stored]] = {"table": Table, "rawsql": RawSql, "blob": Blob}
+#: What a descriptor of a table keeps of the arguments that it was made with.
+_TABLE_OPTIONS = ("primary_key", "indexes", "nullable", "non_nullable")
 
 
 def _container_tag(value: Stored) -> str:
@@ -200,6 +231,8 @@ def _container_tag(value: Stored) -> str:
 def _identity_container(value: Stored) -> dict[str, Any]:
     """Containers enter a hash by identity; a table's name does not count, so a pure rename changes nothing."""
     encoded = {_TAG: _container_tag(value), "stage": value.stage, "key": value.cache_key}
+    if isinstance(value, Table) and value.external:
+        return encoded | {"external": [value.external.schema, value.external.name]}
     if isinstance(value, RawSql):
         return encoded | {"tables": value.table_names}
     return encoded
@@ -214,7 +247,9 @@ def _stored_container(value: Stored) -> dict[str, Any]:
         "key": value.cache_key,
     }
     if isinstance(value, Table):
-        encoded |= {"primary_key": value.primary_key, "indexes": value.indexes}
+        encoded |= {name: getattr(value, name) for name in _TABLE_OPTIONS}
+        if value.external:
+            encoded["external"] = attrs.astuple(value.external)
     if isinstance(value, RawSql):
         encoded |= {"tables": value.table_names}
     return encoded
@@ -280,7 +315,7 @@ class Decoder:
     def _class(self, node: dict[str, Any]) -> type:
         kind = self.classes.find(node["module"], node["class"])
         if kind is None or issubclass(kind, enum.Enum) != (node[_TAG] == "enum"):
-            module = f"the module {node['module']!r}" if node["module"] else "the modules of the flow's tasks"
+            module = f"the module {node['module']!r}" if node["module"] else "the modules of the flow and its tasks"
             raise CacheError(
                 f"{self.where} is or holds a value of the {node[_TAG]} {node['class']!r} of {module}, which is not "
                 "there. Define it again, or import its module at the top of the flow's; else let the task run again."
@@ -309,8 +344,11 @@ class Decoder:
 
     def _container(self, tag: str, node: dict[str, Any]) -> Stored:
         container: Stored
-        if tag == "table":
-            container = Table(name=node["name"], primary_key=node["primary_key"], indexes=node["indexes"])
+        if tag == "table" and "external" in node:
+            container = Table(ExternalTableReference(*node["external"]))
+        elif tag == "table":
+            # An older release did not know every option.
+            container = Table(name=node["name"], **{name: node[name] for name in _TABLE_OPTIONS if name in node})
         elif tag == "rawsql":
             container = RawSql(name=node["name"])
             container.table_names = list(node["tables"])

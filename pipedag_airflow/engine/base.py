@@ -26,6 +26,8 @@ _FLOW_RUN_ARGUMENTS = (
     "ignore_cache_function",
     "cache_validation_mode",
     "ignore_task_version",
+    "exclude",
+    "inputs",
 )
 
 

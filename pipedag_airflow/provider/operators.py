@@ -1,4 +1,4 @@
-"""The three operators: each calls one step of the run protocol.
+"""The operators of single steps: each calls one step of the run protocol.
 
 All of them wait for all of their upstream tasks and take success and skipped as good: pink means "valid", and a valid
 task never keeps its consumers from running. Results travel through the metadata; XCom carries what a person reads.
@@ -6,34 +6,62 @@ task never keeps its consumers from running. Results travel through the metadata
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 from airflow.sdk import BaseOperator, TriggerRule
-from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from pipedag_airflow.backend.lock import Lease, Owner
-from pipedag_airflow.config import PipedagConfig
-from pipedag_airflow.errors import StageBusyError
+from pipedag_airflow.core.plan import BEGIN_TASK
+from pipedag_airflow.errors import (
+    ConfigError,
+    FailedNodesError,
+    InstanceNotFoundError,
+    LockError,
+    SelectionError,
+    StageBusyError,
+    StaleRunError,
+    StoreError,
+)
+from pipedag_airflow.provider.assets import announce
+from pipedag_airflow.provider.connections import read_config
+from pipedag_airflow.provider.dag_runs import owner_id, run_is_over
+from pipedag_airflow.provider.form import RunOptions
+from pipedag_airflow.provider.hiding import hidden_secrets
+from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
+from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.run.begin import StageReport
+    from pipedag_airflow.run.lineage import Lineage
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["BeginTransactionOperator", "CommitTransactionOperator", "FlowReference", "MaterializeOperator"]
+__all__ = [
+    "BeginTransactionOperator",
+    "CommitTransactionOperator",
+    "FlowReference",
+    "MaterializeOperator",
+    "StageOperator",
+    "TransactionOperator",
+]
 
 log = logging.getLogger(__name__)
 
-_AIRFLOW_RUN = "airflow:"
+#: Beside the tasks that begin skips: how often it had been cleared itself.
+_REVISION = "revision"
+_OWN_RETRIES = 2
+_OWN_RETRY_DELAY = dt.timedelta(seconds=5)
 
 
 @attrs.frozen
@@ -50,151 +78,352 @@ class FlowReference:
 
     def config(self) -> ConfigContext:
         """Return the configuration; secrets are read here, in the worker, and not when the file is parsed."""
-        return PipedagConfig.find(self.folder).get(instance=self.instance, flow=self.flow.name)
+        return read_config(self.folder, self.instance, self.flow.name)
+
+
+def _final(error: Exception) -> AirflowFailException:
+    """Return what tells Airflow not to try again."""
+    return AirflowFailException(f"{type(error).__name__}: {error}")
+
+
+def _mends(error: Exception) -> bool:
+    """Say whether another try may mend what is wrong; of several failures, all of them."""
+    if isinstance(error, FailedNodesError):
+        return all(map(_mends, error.failures.values()))
+    return isinstance(error, LockError | StoreError) and not isinstance(error, StaleRunError)
 
 
 class StageOperator(BaseOperator):
-    """What the three operators share.
+    """What all operators share.
 
     Args:
         reference: The flow.
         stage: Name of the stage.
+        docs_url: Where documents about it are, if anywhere.
         kwargs: Arguments of Airflow's ``BaseOperator``.
     """
 
     # The flow is the module's own object; a copy of it would be another flow.
     shallow_copy_attrs = ("reference",)
+    # Not in the constructor: Airflow takes a look at each attribute that is set, for every task of every parse.
+    docs_url: str | None = None
+    #: The stage that is waited for while another run has it; None for its own.
+    awaited: str | None = None
+    #: What the step has read and made; None before there is anything to say.
+    lineage: Lineage | None = None
 
-    def __init__(self, *, reference: FlowReference, stage: str, **kwargs: Any) -> None:
+    def __init__(self, *, reference: FlowReference, stage: str, docs_url: str | None = None, **kwargs: Any) -> None:
         # weight_rule: the default walks all descendants of every task when a run is created.
         super().__init__(**{"trigger_rule": TriggerRule.NONE_FAILED, "weight_rule": "absolute"} | kwargs)
         self.reference = reference
         self.stage = stage
+        if docs_url is not None:
+            self.docs_url = docs_url
+            self.operator_extra_links = (*type(self).operator_extra_links, DocsLink())
 
     def execute(self, context: Context) -> Any:
         """Call the step; while another run holds the stage, wait without a worker slot."""
-        try:
-            return self.step(self.session(context), context)
-        except StageBusyError as busy:
-            self.wait(busy)
+        return self._execute(context, None)
 
     def execute_again(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Call the step after waiting; another run may have been faster, then wait on."""
-        del event
-        return self.execute(context)
+        return self._execute(context, event["since"])
+
+    def _execute(self, context: Context, waiting_since: float | None) -> Any:
+        with hidden_secrets():
+            try:
+                options = RunOptions.of(context["params"])
+                # The run's own instance is where its data are, and where a trigger waits.
+                self.reference = attrs.evolve(self.reference, instance=options.instance)
+                session = self.session(context, options)
+                if options.dry_run:
+                    return self.rehearse(session, context)
+                if options.fail_fast:
+                    self.check_no_failure(context)
+                try:
+                    return self.step(session, context)
+                except StageBusyError as busy:
+                    self.wait(session, busy, waiting_since)
+            except AirflowException:
+                raise  # signals of ours
+            except Exception as error:
+                failure = self.failure(error, context)
+                raise failure from (None if failure is error else error)
+
+    def _awaited(self, node: str) -> bool:
+        """Say whether operators of the user's own wait for a step: by Airflow's defaults, they skip with it."""
+        after = self.dag.get_task(node).downstream_task_ids
+        return not all(isinstance(self.dag.get_task(other), StageOperator) for other in after)
+
+    def _revision(self, context: Context) -> int:
+        """Return a number that grows each time that a user clears the task instance: it may use up max_tries anew."""
+        instance: Any = context["ti"]
+        return int(max(0, instance.max_tries - (self.retries or 0)))
+
+    def failure(self, error: Exception, context: Context) -> Exception:
+        """Return what to raise: one of Airflow's exceptions where another try cannot help."""
+        del context
+        # What the run asks for is the same in every try.
+        return _final(error) if isinstance(error, InstanceNotFoundError | SelectionError) else error
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """Tell OpenLineage's provider what was read and made; also of a task that failed or turned out to be valid."""
+        from pipedag_airflow.provider.lineage import lineage_facets
+
+        del task_instance
+        return None if self.lineage is None else lineage_facets(self.lineage)
 
     def step(self, session: RunSession, context: Context) -> Any:
         """Call the step of the run protocol that the operator stands for."""
         raise NotImplementedError
 
-    def wait(self, busy: StageBusyError) -> None:
-        """Defer until the stage is free."""
-        from pipedag_airflow.provider.triggers import StageFreeTrigger
+    def waits_with_it(self, session: RunSession) -> list[str]:
+        """Return the names of the stages all of whose steps wait when the operator does; here others do them."""
+        del session
+        return []
 
-        log.warning("Waiting for stage %s: %s", self.stage, busy)
+    def kept_while_waiting(self) -> dict[str, Any]:
+        """Return what the process after the waiting is to know of this one: further arguments of ``execute_again``."""
+        return {}
+
+    def tell_of_all(self, session: RunSession, context: Context) -> None:
+        """Say what the run would do, and skip all of it."""
+        from pipedag_airflow.run.preview import preview
+
+        decisions = preview(session)
+        for node, decision in decisions.items():
+            log.info("Dry run: %s %s", node, f"is {decision}" if decision.valid else decision)
+        told = {node: str(decision) for node, decision in decisions.items()}
+        context["ti"].xcom_push("decisions", {"dry_run": True, "tasks": told})
+        ours = [task.task_id for task in self.dag.tasks if isinstance(task, StageOperator)]
+        raise DownstreamTasksSkipped(tasks=[node for node in ours if node != self.task_id])
+
+    def rehearse(self, session: RunSession, context: Context) -> None:
+        """Do nothing, because the run is a dry one; the first operator of all says what would happen."""
+        del session, context
+        raise AirflowSkipException(f"{self.task_id}: this is a dry run, in which nothing runs")
+
+    def check_no_failure(self, context: Context) -> None:
+        """Fail before the step if something else of the run has failed, because the run is to fail fast."""
+        instance: Any = context["ti"]
+        states = instance.get_task_states(instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
+        failed = sorted(node for node, state in states.items() if state == "failed" and node != self.task_id)
+        if failed:
+            raise AirflowFailException(
+                f"{self.task_id} was not begun: {', '.join(failed)} failed before, and the run is to fail fast. Clear "
+                "what failed, with this."
+            )
+
+    def wait(self, session: RunSession, busy: StageBusyError, since: float | None) -> None:
+        """Defer until the stage is free, and it is this run's turn."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        from pipedag_airflow.provider.dag_runs import stages_kept_to_the_end
+        from pipedag_airflow.provider.triggers import StageFreeTrigger
+        from pipedag_airflow.run.waiting import wait_for
+
+        stage = self.awaited or self.stage
+        still = {*self.waits_with_it(session), *stages_kept_to_the_end(session.run_id, RuntimeTaskInstance)}
+        try:
+            place = wait_for(session, stage, busy, still=still, since=since)
+        except StageBusyError as error:
+            raise _final(error) from error
+        log.warning("Waiting for stage %s: %s", stage, busy)
         folder = self.reference.folder
         trigger = StageFreeTrigger(
             flow=self.reference.flow.name,
             folder=None if folder is None else str(folder),
             instance=self.reference.instance,
-            stage=self.stage,
+            stage=stage,
+            run_id=session.run_id,
+            since=place.since,
+            keeps=place.keeps,
         )
-        self.defer(trigger=trigger, method_name="execute_again")
+        self.defer(trigger=trigger, method_name="execute_again", kwargs=self.kept_while_waiting())
 
-    def session(self, context: Context) -> RunSession:
-        """Return the run that the task instance belongs to."""
+    def session(self, context: Context, options: RunOptions) -> RunSession:
+        """Return the run that the task instance belongs to, as it was asked for."""
         from pipedag_airflow.run.session import RunSession
 
         instance: Any = context["ti"]
 
+        config = self.reference.config()
+        try:
+            config = options.configured(config)
+        except ConfigError as error:
+            raise AirflowFailException(str(error)) from error
+
         def is_over(lease: Lease) -> bool:
-            return _run_is_over(lease, instance)
+            return run_is_over(lease, instance, config.lock_manager.now)
 
-        owner = Owner.of_run(f"{_AIRFLOW_RUN}{instance.dag_id}/{instance.run_id}")
-        return RunSession(self.reference.flow, self.reference.config(), owner, engine="Airflow", is_over=is_over)
+        owner = Owner.of_run(owner_id(instance.dag_id, instance.run_id))
+        flow = self.reference.flow
+        selection = options.selection(flow.plan())
+        return RunSession(flow, config, owner, engine="Airflow", is_over=is_over, selection=selection)
 
 
-def _run_is_over(lease: Lease, instance: Any) -> bool:
-    """Say whether the DAG run that holds a lease has ended.
+class TransactionOperator(StageOperator):
+    """What all but single tasks share: they may be executed any number of times, so they have retries of their own.
 
-    Its lease may be taken over even before it expired: the fence keeps what still runs of it from writing.
+    Airflow fails a task that it takes for dead, for example when it hears of the end of a process that deferred only
+    after the task has been resumed. A failure that another try does not mend, or that comes from the user's code, is
+    retried as often as the user asks for.
     """
-    if not lease.owner.run_id.startswith(_AIRFLOW_RUN):
-        return False
-    dag_id, _, run_id = lease.owner.run_id.removeprefix(_AIRFLOW_RUN).partition("/")
-    try:
-        state = instance.get_dagrun_state(dag_id, run_id)
-    except Exception as error:
-        # The API knows no such run: deleted, or of another Airflow that shares the instance. Then the clock decides.
-        log.info("The state of DAG run %s/%s is not known: %s", dag_id, run_id, error)
-        return lease.expires < time.time()
-    # A member of an enumeration of strings: it equals its value, but str() of it does not.
-    return state in ("success", "failed")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        #: How often a failure that is not ours is retried.
+        self.users_retries = self.retries or 0
+        if self.users_retries < _OWN_RETRIES:
+            self.retries = _OWN_RETRIES
+        if self.users_retries == 0:
+            self.retry_delay = _OWN_RETRY_DELAY
+
+    def failure(self, error: Exception, context: Context) -> Exception:
+        """Return what to raise: what another try may mend, and what the user wants to be tried again, as it is."""
+        final = super().failure(error, context)
+        if final is not error:
+            return final
+        instance: Any = context["ti"]
+        # Clearing grants all tries anew.
+        tries = instance.try_number - max(0, instance.max_tries - (self.retries or 0))
+        return error if _mends(error) or tries <= self.users_retries else _final(error)
 
 
-class BeginTransactionOperator(StageOperator):
-    """Begins a stage: decides every task that can be decided, and skips the valid ones without a process for any."""
+class BeginTransactionOperator(TransactionOperator):
+    """Begins a stage: decides every task that can be decided, and skips the valid ones without a process for any.
+
+    So it skips what the run does not select; of a stage of which nothing is selected, all.
+    """
 
     ui_color = "#e3f0ff"
     custom_operator_name = "begin"
+    operator_extra_links = (GenerationLink(),)
 
     def step(self, session: RunSession, context: Context) -> None:
-        """Begin the stage; raises Airflow's signal to skip tasks where there are valid ones."""
+        """Begin the stage; raises Airflow's signal to skip tasks where there are valid or unselected ones."""
+        from pipedag_airflow.provider.by_hand import refuse_if_alone, refuse_marked
         from pipedag_airflow.run.begin import begin
 
+        stage = session.plan.stage_by_name[self.stage]
+        selected = session.selection.of(stage)
+        unselected = [node for node in stage.tasks if node not in selected]
+        if not selected:
+            log.info("Stage %s: nothing of it is selected", self.stage)
+            raise DownstreamTasksSkipped(tasks=[*unselected, *self._own_commit(session)])
+        refuse_marked(session, [self.stage])
         report = begin(session, self.stage)
+        # What a commit that died after its publish could not tell any more.
+        announce(session, self.stage, context)
         decisions = {node: str(decision) for node, decision in report.decisions.items()}
         context["ti"].xcom_push(
             "decisions", {"generation": report.generation, "unchanged": report.closed, "tasks": decisions}
         )
-        skip = [*report.valid, *self._needless_commits(session, report)]
+        refuse_if_alone(session, stage, report, context["ti"])
+        commits = [commit for commit in self._needless_commits(session, report) if not self._awaited(commit)]
+        own = [*report.valid, *(commit for commit in commits if session.plan.node_by_id[commit].stage == self.stage)]
+        if own:
+            told = told_of_skipped(session, report, own, self.dag)
+            context["ti"].xcom_push(SKIPPED, told | {_REVISION: self._revision(context)})
+        skip = [*(node for node in report.valid if not self._awaited(node)), *unselected, *commits]
         log.info("Stage %s: %s of %s tasks are valid", self.stage, len(report.valid), len(decisions))
         if skip:
             raise DownstreamTasksSkipped(tasks=skip)
 
+    def rehearse(self, session: RunSession, context: Context) -> None:
+        """Say what the run would do, and skip all of it; where several stages are first, one of them speaks for all."""
+        stages = [stage for stage in session.plan.stages if stage.tasks]
+        if stages[0].name != self.stage:
+            stage = session.plan.stage_by_name[self.stage]
+            raise DownstreamTasksSkipped(tasks=[*stage.tasks, stage.commit])
+        self.tell_of_all(session, context)
+
     def _needless_commits(self, session: RunSession, report: StageReport) -> list[str]:
-        """Return the commits that have nothing to do.
+        """Return the commits that have nothing to do."""
+        stages = [session.plan.stage_by_name[stage] for stage in report.also_over]
+        return [stage.commit for stage in stages if stage.tasks] + (self._own_commit(session) if report.closed else [])
+
+    def _own_commit(self, session: RunSession) -> list[str]:
+        """Return the commit of the stage, of which nothing is left to do.
 
         The commit of a stage with nested ones is left to the last of these: a skipped commit would let consumers go on
         before the nested stages are done, and hide it if one of them fails.
         """
         plan = session.plan
-        over = list(report.also_over)
-        if report.closed and not any(stage.tasks and plan.is_inside(stage.name, self.stage) for stage in plan.stages):
-            over.append(self.stage)
-        return [plan.stage_by_name[stage].commit for stage in over if plan.stage_by_name[stage].tasks]
+        nested = any(stage.tasks and plan.is_inside(stage.name, self.stage) for stage in plan.stages)
+        return [] if nested else [plan.stage_by_name[self.stage].commit]
 
 
 class MaterializeOperator(StageOperator):
-    """Executes one task of the user's."""
+    """Executes one task of the user's. One that the run does not select stays skipped, even when a user clears it.
+
+    Its rendered fields are what the task read and the queries that it made, as soon as they are known.
+    """
 
     ui_color = "#f4fbe8"
     custom_operator_name = "materialize"
+    operator_extra_links = (TablesLink(), PreviousTablesLink(), GenerationLink())
+    template_fields = ("inputs", "sql")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "sql": "sql"}
+    # They are empty until the task has begun: nothing of them is in the DAG, and no text of the user's is a template.
+    overwrite_rtif_after_execution = True
+    # Not in a constructor: one more in the line costs Airflow a look at all defaults, for every task of every parse.
+    inputs: dict[str, Any] | None = None
+    sql: str | None = None
+    previous_run: str | None = None
 
     def step(self, session: RunSession, context: Context) -> dict[str, Any]:
         """Execute the task; raises Airflow's signal for "skipped" if it turns out to be valid."""
+        from pipedag_airflow.provider.by_hand import publish_if_alone
+        from pipedag_airflow.provider.watching import OperatorWatcher
         from pipedag_airflow.run.execute import execute
 
+        if self.task_id not in session.selection.tasks:
+            raise AirflowSkipException(f"{self.task_id} is not selected in this run: trigger another run for it")
         instance: Any = context["ti"]
-        # A cleared task may use up max_tries anew, so this grows with each time that a user clears it.
-        revision = max(0, instance.max_tries - (self.retries or 0))
-        report = execute(session, self.task_id, revision=revision)
-        if report.decision.valid:
+        awaited = self._awaited(self.task_id)
+        found = self._found_by_begin(context) if awaited else None
+        if found is not None:
+            log.info(
+                "%s is valid, by its begin; it is not skipped, as operators of the user's own wait for it", self.task_id
+            )
+            return found
+        session.watcher = OperatorWatcher(self, instance)
+        report = execute(session, self.task_id, revision=self._revision(context))
+        if report.reopened:
+            publish_if_alone(session, session.plan.stage_by_name[self.stage], self.task_id, instance)
+        shown = shown_task(report)
+        if report.decision.valid and not awaited:
+            # Airflow keeps no result of a skipped task by itself.
+            instance.xcom_push("return_value", shown)
             raise AirflowSkipException(f"{self.task_id} is {report.decision}")
-        tables = {name: {"schema": schema, "rows": rows} for name, schema, rows in report.tables}
-        return {"reason": report.decision.reason.value, "tables": tables, "seconds": round(report.seconds or 0, 3)}
+        return shown
+
+    def _found_by_begin(self, context: Context) -> dict[str, Any] | None:
+        """Return what begin told of the task if that was valid, unless the task has been cleared by itself since."""
+        instance: Any = context["ti"]
+        told: dict[str, Any] = instance.xcom_pull(task_ids=f"{self.stage}.{BEGIN_TASK}", key=SKIPPED) or {}
+        return told.get(self.task_id) if told.get(_REVISION) == self._revision(context) else None
 
 
-class CommitTransactionOperator(StageOperator):
-    """Publishes a stage."""
+class CommitTransactionOperator(TransactionOperator):
+    """Publishes a stage, if the run selects it as a whole."""
 
     ui_color = "#d9f2d9"
     custom_operator_name = "commit"
+    operator_extra_links = (GenerationLink(),)
 
     def step(self, session: RunSession, context: Context) -> dict[str, Any]:
-        """Publish the stage."""
-        del context
+        """Publish the stage; raises Airflow's signal for "skipped" if only parts of it are selected."""
+        from pipedag_airflow.run.abandon import set_aside
+        from pipedag_airflow.run.lineage import Lineage
         from pipedag_airflow.run.publish import publish
 
+        if self.stage not in session.selection.stages:
+            set_aside(session, self.stage)
+            raise AirflowSkipException(f"Stage {self.stage} is not selected as a whole: nothing of it is published")
         report = publish(session, self.stage)
-        return {"generation": report.generation, "changed": list(report.changed), "removed": list(report.removed)}
+        self.lineage = Lineage()
+        self.lineage.makes(session.store, report.tables)
+        announce(session, self.stage, context)
+        return shown_publish(report)

@@ -9,6 +9,7 @@ from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from pipedag_airflow.errors import DuplicateNameError
 from pipedag_airflow.provider.dag import compile_dag
+from pipedag_airflow.provider.namesakes import refuse_namesakes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,13 +34,14 @@ def on_flow_defined(flow: Flow, module: Mapping[str, Any]) -> None:
         module: Global variables of the module that holds the flow's block.
 
     Raises:
-        DuplicateNameError: if the module has another flow of that name.
+        DuplicateNameError: if the module, or another file of the dags folder, has another flow of that name.
         FlowError: if the flow cannot become a DAG.
     """
     name = DagContext.current_autoregister_module_name
     if name is None or module.get("__name__") != name:
         return
     _refuse_second(flow, flow.name)
+    refuse_namesakes(flow.name, module, flow_name=True)
     _automatic[name, flow.name] = (flow, compile_dag(flow, {}))
 
 
@@ -52,7 +54,7 @@ def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -
         dag_args: Arguments of ``airflow.sdk.DAG``; they win over pipedag.yaml.
 
     Raises:
-        DuplicateNameError: if the module has another DAG of that name.
+        DuplicateNameError: if the module, or another file of the dags folder, has another DAG of that name.
         FlowError: if the flow cannot become a DAG.
     """
     name = DagContext.current_autoregister_module_name or ""
@@ -60,7 +62,9 @@ def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -
     if known is not None and known[0] is flow and module.get("__name__") == name:
         registered = DagContext.autoregistered_dags
         registered -= {(dag, owner) for dag, owner in registered if dag is known[1]}
-    _refuse_second(flow, dag_args.get("dag_id", flow.name))
+    dag_id = dag_args.get("dag_id", flow.name)
+    _refuse_second(flow, dag_id)
+    refuse_namesakes(dag_id, module, flow_name=False)
     return compile_dag(flow, dag_args)
 
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.backend.metadata import GenerationRecord, GenerationState, TaskRecord
-from pipedag_airflow.cache.decision import Decision, Identity, Reason
 from pipedag_airflow.run.crash import crash_point
-from pipedag_airflow.run.decide import carried, decide, identity_of, input_hash_of, pending
-from pipedag_airflow.run.inputs import reads_open, resolve_arguments
-from pipedag_airflow.run.lazy import decide_lazy_ahead
+from pipedag_airflow.run.deciding import decide_stage
+from pipedag_airflow.run.ground import GroundMovedError, check_open
+from pipedag_airflow.run.inputs import check_unselected_inputs
 from pipedag_airflow.run.release import FINISHED, release_finished
 from pipedag_airflow.run.snapshot import Snapshot, take_snapshot
 from pipedag_airflow.run.unchanged import is_unchanged
@@ -21,15 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
-    from pipedag_airflow.core.task import Task
+    from pipedag_airflow.cache.decision import Decision
     from pipedag_airflow.run.session import RunSession
 
 __all__ = ["StageReport", "begin", "open_stage"]
 
 log = logging.getLogger(__name__)
-
-#: The revision of what begin found valid: less than any that a step of the task's own can have.
-FOUND_BY_BEGIN = -1
 
 
 @attrs.frozen
@@ -39,18 +35,24 @@ class StageReport:
     Args:
         stage: Name of the stage.
         generation: Number of the generation that was opened.
-        decisions: The decision on each task, by node id.
+        decisions: The decision on each selected task, by node id.
         closed: Whether everything was valid, so that the stage is over already.
-        values: The results of the valid tasks, by node id; descriptors for tables.
+        rows: The rows of the valid tasks, by node id.
+        values: Their results, likewise; descriptors for tables.
+        live: The generation that readers see.
         also_over: Stages around this one that had only been waiting for it: their commits have nothing to do either.
+        snapshot: What a step would read now; None if the stage is over.
     """
 
     stage: str
     generation: int
     decisions: Mapping[str, Decision]
     closed: bool
+    rows: Mapping[str, TaskRecord] = attrs.field(repr=False)
     values: Mapping[str, Any]
+    live: int | None = None
     also_over: tuple[str, ...] = ()
+    snapshot: Snapshot | None = attrs.field(default=None, repr=False, eq=False)
 
     @property
     def valid(self) -> list[str]:
@@ -70,18 +72,31 @@ def begin(session: RunSession, stage: str, *, close: bool = True) -> StageReport
 
     Raises:
         StageBusyError: if another run holds the stage.
+        LockError: if it is not known whether this run still does when all is decided.
+        CacheError: if something is read that the run does not select, and that is not published.
         FlowChangedError: if the flow was changed since the run began.
         PipedagError: if the metadata cannot be used.
     """
+    while True:
+        try:
+            return _begin(session, stage, close)
+        except GroundMovedError as moved:
+            log.info("Stage %s: %s; deciding anew", stage, moved)
+
+
+def _begin(session: RunSession, stage: str, close: bool) -> StageReport:
     with session.holding(stage):
-        tasks = session.plan.stage_by_name[stage].tasks
+        tasks = session.selection.of(session.plan.stage_by_name[stage])
         with session.store.transaction() as transaction:
             snapshot = open_stage(session, transaction, stage, tasks)
+            check_unselected_inputs(session, tasks, snapshot)
         crash_point("begin.opened")
-        decisions, rows = _decide_stage(session, snapshot, tasks)
+        decisions, rows = decide_stage(session, snapshot, tasks)
         closed = close and bool(tasks) and is_unchanged(rows, snapshot)
+        session.confirm_lease(stage)
         with session.store.transaction() as transaction:
-            transaction.metadata.check_fence(stage, snapshot.generation.number)
+            transaction.metadata.check_fence(stage, snapshot.generation.number, alone=True)
+            check_open(transaction, snapshot)
             also_over: tuple[str, ...] = ()
             if closed:
                 transaction.metadata.close_generation(stage, snapshot.generation.number, GenerationState.UNCHANGED)
@@ -95,8 +110,12 @@ def begin(session: RunSession, stage: str, *, close: bool = True) -> StageReport
         log.info("Stage %s: everything is valid, generation %s stays", stage, snapshot.live)
         release_finished(session)
     shown = snapshot.live_rows() if closed else rows
-    values = {node: snapshot.value(row) for node, row in shown.items() if row.state.has_output}
-    return StageReport(stage, snapshot.generation.number, decisions, closed, values, also_over)
+    valid = {node: row for node, row in shown.items() if row.state.has_output}
+    values = {node: snapshot.value(row) for node, row in valid.items()}
+    now = None if closed else snapshot.with_rows(rows.values())
+    return StageReport(
+        stage, snapshot.generation.number, decisions, closed, valid, values, snapshot.live, also_over, now
+    )
 
 
 def _enclosing_over(session: RunSession, transaction: SQLTransaction, stage: str) -> tuple[str, ...]:
@@ -105,7 +124,7 @@ def _enclosing_over(session: RunSession, transaction: SQLTransaction, stage: str
     unfinished = {
         other.name
         for other in session.plan.stages
-        if other.tasks and (other.name not in newest or newest[other.name].state not in FINISHED)
+        if session.selection.of(other) and (other.name not in newest or newest[other.name].state not in FINISHED)
     }
     return tuple(
         outer
@@ -126,14 +145,26 @@ def open_stage(session: RunSession, transaction: SQLTransaction, stage: str, nod
     metadata = transaction.metadata
     metadata.note_run(session.run_id, session.plan, session.engine)
     newest = metadata.latest_generation(stage)
+    if not _is_open(session, newest):
+        transaction.lock(f"opening of {stage}")
+        newest = metadata.latest_generation(stage)
     own = newest if newest is not None and newest.run_id == session.run_id else None
     if own is None and newest is not None and not session.locks.guards:
         _refuse_if_taken_over(session, transaction, newest)
-    if own is None or own.state is not GenerationState.OPEN:
+    if not _is_open(session, newest):
         holder = f"{session.owner.host}, process {session.owner.pid or 'of each step'}"
-        own = metadata.open_generation(stage, session.run_id, holder)
-        log.info("Stage %s: opened generation %s", stage, own.number)
+        above = transaction.highest_generation(stage) if newest is None else 0
+        if above:
+            left = session.store.generation_schema(stage, above)
+            log.warning("Stage %s: the metadata know nothing of %s or older; drop what nobody reads", stage, left)
+        opened = metadata.open_generation(stage, session.run_id, holder, above=above)
+        log.info("Stage %s: opened generation %s", stage, opened.number)
     return take_snapshot(session, transaction, stage, nodes)
+
+
+def _is_open(session: RunSession, newest: GenerationRecord | None) -> bool:
+    """Say whether the newest generation of a stage is this run's, and still open."""
+    return newest is not None and newest.run_id == session.run_id and newest.state is GenerationState.OPEN
 
 
 def _refuse_if_taken_over(session: RunSession, transaction: SQLTransaction, newest: GenerationRecord) -> None:
@@ -141,52 +172,3 @@ def _refuse_if_taken_over(session: RunSession, transaction: SQLTransaction, newe
     own = transaction.metadata.latest_generation(newest.stage, session.run_id)
     if own is not None and own.state is GenerationState.ABANDONED and newest.state is GenerationState.OPEN:
         transaction.metadata.check_fence(newest.stage, own.number)
-
-
-def _decide_stage(
-    session: RunSession, snapshot: Snapshot, tasks: tuple[str, ...]
-) -> tuple[dict[str, Decision], dict[str, TaskRecord]]:
-    """Decide the tasks of a stage in plan order; what is found valid is an input of the next ones."""
-    decisions: dict[str, Decision] = {}
-    rows: dict[str, TaskRecord] = {}
-    for node in tasks:
-        task = session.flow.tasks[node]
-        own = snapshot.own_row(node)
-        decision, identity, row = _decide_task(session, task, snapshot)
-        if row is None:
-            row = pending(session, snapshot, task, decision, identity)
-            # What this run made before stays hidden until the task's own step has looked at it again.
-            snapshot.hide(node)
-        elif row is not own:
-            row = attrs.evolve(row, revision=FOUND_BY_BEGIN)
-            snapshot.add(row)
-        decisions[node], rows[node] = decision, row
-    return decisions, rows
-
-
-def _decide_task(
-    session: RunSession, task: Task, snapshot: Snapshot
-) -> tuple[Decision, Identity | None, TaskRecord | None]:
-    missing = [source for source in task.inputs if _is_unsettled(session, task, source, snapshot)]
-    if missing:
-        names = ", ".join(source.id for source in missing)
-        return Decision(False, Reason.INPUTS_OPEN, f"waits for {names}"), None, None
-    arguments = resolve_arguments(task, snapshot)
-    own = snapshot.own_row(task.id)
-    if own is not None and own.state.has_output and own.input_hash == input_hash_of(session, task, arguments):
-        return Decision(True, Reason.VALID, "made earlier in this run"), None, own
-    identity = identity_of(session, task, arguments, snapshot)
-    decision, found = decide(session, task, identity, snapshot)
-    if decision is None:
-        seconds = session.config.begin_query_seconds
-        decision, row = decide_lazy_ahead(session, task, arguments, identity, snapshot, seconds)
-        return decision, identity, row
-    if found is None:
-        return decision, identity, None
-    return decision, identity, carried(found, snapshot, task, decision, reads_open(task, snapshot))
-
-
-def _is_unsettled(session: RunSession, task: Task, source: Task, snapshot: Snapshot) -> bool:
-    """Say whether a result is not there yet, or may still change: a nested stage runs within the one that reads it."""
-    nested = session.plan.is_inside(source.stage.name, task.stage.name)
-    return nested or snapshot.output_row(source.id) is None

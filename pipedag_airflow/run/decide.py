@@ -8,6 +8,7 @@ import attrs
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_cache_function, identify, why_different
+from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.errors import CacheError, DuplicateNameError
@@ -33,13 +34,15 @@ __all__ = [
 ]
 
 
+_FORCED = (Reason.FORCED, Reason.FORCED_BY_MODE, Reason.SELECTED)
+
+
 def identity_of(session: RunSession, task: Task, arguments: dict[str, Any], snapshot: Snapshot) -> Identity:
     """Return the identity of a task's call.
 
     A cache function that begin called in this run is not called again. Nor is it called where the run ignores fresh
     input and has a stored result of the same version and inputs: then that one's hash is adopted.
     """
-    where = f"Task {task.id!r}"
     identity = _without_cache_function(session, task, arguments)
     if task.unbound.cache is None:
         return identity
@@ -50,7 +53,12 @@ def identity_of(session: RunSession, task: Task, arguments: dict[str, Any], snap
         adopted = _stored_cache_function_hash(identity, snapshot)
         if adopted is not None:
             return attrs.evolve(identity, cache_function_hash=adopted, adopted=True)
-    return attrs.evolve(identity, cache_function_hash=hash_cache_function(task.unbound, arguments, where))
+    return attrs.evolve(identity, cache_function_hash=_call_cache_function(session, task, arguments))
+
+
+def _call_cache_function(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
+    session.store.let_go()
+    return hash_cache_function(task.unbound, arguments, f"Task {task.id!r}")
 
 
 def input_hash_of(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
@@ -84,7 +92,7 @@ def identity_to_make(
     session.policy.check_may_run(task, decision)
     if not identity.adopted:
         return identity
-    present = hash_cache_function(task.unbound, arguments, f"Task {task.id!r}")
+    present = _call_cache_function(session, task, arguments)
     return attrs.evolve(identity, cache_function_hash=present, adopted=False)
 
 
@@ -95,7 +103,7 @@ def task_hash_for(task: Task, identity: Identity, snapshot: Snapshot, decision: 
     whose very call is stored goes on under the hash of then, be it that of a forced run: its queries are compared by
     it.
     """
-    forced = decision is not None and decision.reason in (Reason.FORCED, Reason.FORCED_BY_MODE)
+    forced = decision is not None and decision.reason in _FORCED
     if forced or (task.unbound.version is None and not task.unbound.lazy):
         return fingerprint(identity.memo_key, random_fingerprint())
     if task.unbound.lazy:
@@ -114,12 +122,12 @@ def decide(
     Returns:
         The decision, None if the queries of a lazy task are to decide; and the row whose result is valid.
     """
-    forced = session.policy.why_forced(task)
+    forced = session.why_forced(task)
     if forced is not None:
         made = None if task.unbound.lazy else _made_in_this_generation(identity, snapshot)
         if made is not None:
             return Decision(True, Reason.SAME_CALL, f"the same call as {made.node}"), made
-        return Decision(False, Reason.FORCED_BY_MODE, forced), None
+        return forced, None
     if task.unbound.lazy:
         return None, None
     if task.unbound.version is None:
@@ -172,8 +180,8 @@ def reusable(output: Output, snapshot: Snapshot) -> list[ObjectRecord] | None:
     for row, first in snapshot.candidates.of_output(output.cache_key):
         found = [first]
         if output.kind is ObjectKind.SCRIPT:
-            names = first.facts["tables"]
-            found += [stored for stored in row.objects if stored.kind is ObjectKind.TABLE and stored.name in names]
+            made = {*first.facts["tables"], *first.facts["definitions"]}
+            found += [stored for stored in row.objects if stored.kind.is_in_schema and stored.name in made]
         if all(snapshot.is_intact(stored) for stored in found):
             return found
     return None
@@ -190,7 +198,8 @@ def why_query_runs(task: Task, output: Output, identity: Identity, snapshot: Sna
     if difference.reason is not Reason.FIRST_RUN:
         return difference
     same_name = next((stored for stored in before.objects if stored.name == output.name), None)
-    if same_name is not None and (same_name.query or same_name.facts.get("content")) == output.compared:
+    present = without_secrets(output.compared)
+    if same_name is not None and (same_name.query or same_name.facts.get("content")) == present:
         return Decision(False, Reason.TABLE_MISSING, output.name)
     if output.query is None:
         return Decision(False, Reason.CONTENT_CHANGED, f"the data of {output.name!r} are not those that are stored")

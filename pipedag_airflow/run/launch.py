@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import logging
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.config import CacheValidationMode, ConfigContext, PipedagConfig
 from pipedag_airflow.config.cache_validation import combined_mode
-from pipedag_airflow.core.plan import NodeKind, Plan
-from pipedag_airflow.core.stage import Stage
-from pipedag_airflow.errors import ConfigError, FlowError, RunError
+from pipedag_airflow.core.selector import select
+from pipedag_airflow.core.task import Task, TaskGetItem
+from pipedag_airflow.errors import ConfigError, LockError, RunError
 from pipedag_airflow.run.abandon import abandon
+from pipedag_airflow.run.loading import load, published_value
 from pipedag_airflow.run.lock_context import StageLockContext
+from pipedag_airflow.run.overrides import overrides_of
 from pipedag_airflow.run.result import Result
 from pipedag_airflow.run.session import RunSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.engine.base import OrchestrationEngine
 
-__all__ = ["find_config", "launch", "selected_nodes"]
+__all__ = ["find_config", "launch", "output_from_store", "with_validation"]
 
 log = logging.getLogger(__name__)
+
+#: After so many times ``lease_seconds`` without a sign of life, no step of a DAG run being at work, it counts as over.
+_SILENT = 60
 
 
 def launch(
     flow: Flow,
     components: Sequence[Any],
     *,
+    exclude: Any,
+    inputs: Mapping[Any, Any] | None,
     config: ConfigContext | None,
     engine: OrchestrationEngine | None,
     fail_fast: bool | None,
@@ -44,24 +53,30 @@ def launch(
     config = find_config(flow, config)
     if fail_fast is not None:
         config = config.evolve(fail_fast=fail_fast)
-    config = _with_validation(config, cache_validation_mode, ignore_cache_function, ignore_task_version)
+    config = with_validation(config, cache_validation_mode, ignore_cache_function, ignore_task_version)
     engine = engine or config.create_orchestration_engine()
     assert engine is not None
     engine.check_arguments(engine_arguments)
+    selection = select(flow.plan(), components, exclude)
     session = RunSession(
         flow,
         config,
         Owner.this_process(f"local:{uuid.uuid4()}"),
         engine=type(engine).__name__,
+        is_over=partial(_is_over, config),
+        keeps_stages=StageLockContext.is_open(),
+        selection=selection,
+        overrides=overrides_of(flow, selection, inputs),
     )
-    nodes = selected_nodes(flow.plan(), components)
+    nodes = selection.nodes(flow.plan())
     try:
         outcome = engine.run(session, nodes, **engine_arguments)
     finally:
-        _let_go(session, nodes)
-    if outcome.exception is not None and config.fail_fast:
+        _let_go(session)
+    raises = config.fail_fast and not config.swallow_exceptions
+    if outcome.exception is not None and raises:
         raise outcome.exception
-    if not outcome.successful and config.fail_fast:
+    if not outcome.successful and raises:
         raise RunError(f"The run of flow {flow.name!r} was not successful; the log says why.")
     return Result(
         flow=flow,
@@ -88,13 +103,28 @@ def find_config(flow: Flow, config: ConfigContext | None = None) -> ConfigContex
         return PipedagConfig.find(folder).get(flow=flow.name)
 
 
-def _with_validation(
+def output_from_store(reference: Task | TaskGetItem, as_type: Any) -> Any:
+    """Return what is published of a task; see :meth:`Task.get_output_from_store`."""
+    task = reference.task if isinstance(reference, TaskGetItem) else reference
+    config = find_config(task.flow)
+    return load(config, reference, published_value(config, task), as_type)
+
+
+def with_validation(
     config: ConfigContext,
     mode: CacheValidationMode | str | None,
     ignore_cache_function: bool,
     ignore_task_version: bool | None,
+    place: str = "flow.run()",
 ) -> ConfigContext:
     """Let what a run says about validity take the place of what the configuration says.
+
+    Args:
+        config: The configuration.
+        mode: The mode; None for that of the configuration.
+        ignore_cache_function: The same as the mode ``IGNORE_FRESH_INPUT``.
+        ignore_task_version: Whether tasks run although their versions are unchanged; None for what is configured.
+        place: Who says so, for messages.
 
     Raises:
         ConfigError: if it is unknown, or contradicts itself.
@@ -106,12 +136,10 @@ def _with_validation(
     chosen = CacheValidationMode.IGNORE_FRESH_INPUT if mode is None else _mode(mode)
     if ignore_cache_function and chosen is CacheValidationMode.NORMAL:
         raise ConfigError(
-            "flow.run() got cache_validation_mode='normal' and ignore_cache_function=True, which means "
+            f"{place} got cache_validation_mode='normal' and ignore_cache_function=True, which means "
             "'ignore_fresh_input'. Give only one of them."
         )
-    chosen = combined_mode(
-        chosen, ignore_cache_function=ignore_cache_function, force_task_execution=False, place="flow.run()"
-    )
+    chosen = combined_mode(chosen, ignore_cache_function=ignore_cache_function, force_task_execution=False, place=place)
     return config.evolve(cache_validation_mode=chosen, ignore_cache_function=False, force_task_execution=False)
 
 
@@ -123,41 +151,34 @@ def _mode(mode: CacheValidationMode | str) -> CacheValidationMode:
         raise ConfigError(f"cache_validation_mode is {mode!r}, but must be one of {known}.") from None
 
 
-def selected_nodes(plan: Plan, components: Sequence[Any]) -> tuple[str, ...]:
-    """Return the ids of the nodes to run, in plan order: those of the given stages and of all nested in them, or all.
+def _is_over(config: ConfigContext, lease: Lease) -> bool:
+    """Say whether the run that holds a lease has ended, as far as a local run can know.
 
-    Raises:
-        TypeError: if a component is not a stage.
-        FlowError: if a stage is of another flow.
+    It cannot ask Airflow. There each step of a DAG run renews the lease for as long as it works, and a run that has
+    failed gives it back; what is left are runs that were deleted or marked, and those of an Airflow that is gone.
     """
-    if not components:
-        return tuple(node.id for node in plan.nodes)
-    chosen = set()
-    for component in components:
-        if not isinstance(component, Stage):
-            raise TypeError(
-                f"Select stages of the flow, not {component!r}: single tasks cannot be run by themselves yet."
-            )
-        if component.flow is None or component.flow.name != plan.flow or component.name not in plan.stage_by_name:
-            raise FlowError(f"The stage {component.name!r} is not one of flow {plan.flow!r}.")
-        chosen.add(component.name)
-    return tuple(
-        node.id for node in plan.nodes if node.stage in chosen or chosen.intersection(plan.enclosing(node.stage))
-    )
+    silent = lease.owner.pid is None and config.lock_manager.now() - lease.heartbeat > _SILENT * config.lease_seconds
+    return silent or StageLockContext.has_ended(lease)
 
 
-def _let_go(session: RunSession, nodes: Sequence[str]) -> None:
-    """Abandon what was begun but not published, and release the leases, or leave that to an open StageLockContext."""
-    plan = session.plan
-    stages = [plan.node_by_id[node].stage for node in nodes if plan.node_by_id[node].kind is NodeKind.COMMIT]
+def _let_go(session: RunSession) -> None:
+    """Abandon what was begun but not published, and release the leases, or leave that to an open StageLockContext.
+
+    What became of the run does not depend on it: if the locks cannot be reached, that is said in the log.
+    """
+    stages = [stage.name for stage in session.plan.stages if session.selection.of(stage)]
 
     def release() -> None:
-        for stage in stages:
-            lease = session.locks.holder(stage)
-            if lease is not None and lease.owner.run_id == session.run_id:
-                abandon(session, stage)
+        try:
+            for stage in stages:
+                lease = session.locks.holder(stage)
+                ours = lease is not None and lease.owner.run_id == session.run_id
+                if ours or not session.locks.guards:
+                    abandon(session, stage)
+        except LockError as error:
+            log.error("Run %s is over, but its stages stay locked until this process ends. %s", session.run_id, error)
 
-    if StageLockContext.is_open():
-        StageLockContext.get().at_exit(release)
+    if session.keeps_stages:
+        StageLockContext.get().keep(session.run_id, release)
     else:
         release()

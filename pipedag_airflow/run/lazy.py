@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pipedag_airflow.backend.metadata import TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Identity, Reason
-from pipedag_airflow.core.containers import RawSql
 from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.run.call import call_function
 from pipedag_airflow.run.decide import claim, reusable, task_hash_for, why_query_runs
 from pipedag_airflow.run.inputs import load_arguments, needs_no_data, reads_open
-from pipedag_airflow.run.outputs import Output, Prepared, prepare
+from pipedag_airflow.run.materializing import Materializer, NotAheadError
+from pipedag_airflow.run.outputs import Prepared, prepare, renamed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pipedag_airflow.backend.metadata import ObjectRecord
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.run.session import RunSession
     from pipedag_airflow.run.snapshot import Snapshot
 
-__all__ = ["decide_lazy_ahead", "renamed", "reuse_all", "valid_row", "why_lazy_runs"]
+__all__ = ["decide_lazy_ahead", "reuse_all", "valid_row", "why_lazy_runs"]
 
 log = logging.getLogger(__name__)
 
 
 def decide_lazy_ahead(
-    session: RunSession, task: Task, arguments: dict[str, Any], identity: Identity, snapshot: Snapshot, seconds: float
+    session: RunSession, task: Task, arguments: dict[str, Any], identity: Identity, snapshot: Snapshot
 ) -> tuple[Decision, TaskRecord | None]:
     """Judge a lazy task in begin, so that a valid one needs no process of its own.
 
-    Only a task whose inputs can be had without loading data is judged here. If its function fails or takes longer than
-    ``seconds``, the task's own step decides; a failure is then reported where it belongs.
+    Only a task whose inputs can be had without loading data is judged here. If its function fails, the task's own step
+    decides; the failure is then reported where it belongs.
 
     Returns:
         The decision, and the row of a valid task.
     """
     own_step = Decision(False, Reason.DECIDED_LATER)
-    if seconds <= 0 or not needs_no_data(task, arguments):
+    if not needs_no_data(task, arguments):
         return own_step, None
-    outcome = _within(seconds, lambda: _evaluate(session, task, arguments, identity, snapshot))
-    if outcome is None:
-        log.info("%s: its query was not ready after %s s; its own step decides", task.id, seconds)
+    try:
+        return _evaluate(session, task, arguments, identity, snapshot)
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
+        log.info("%s: its query cannot be evaluated ahead (%s: %s)", task.id, type(error).__name__, error)
         return own_step, None
-    if isinstance(outcome, Exception):
-        log.info("%s: its query cannot be evaluated ahead (%s: %s)", task.id, type(outcome).__name__, outcome)
-        return own_step, None
-    decision, row = outcome
-    return decision, row
 
 
 def _evaluate(
     session: RunSession, task: Task, arguments: dict[str, Any], identity: Identity, snapshot: Snapshot
 ) -> tuple[Decision, TaskRecord | None]:
     loaded = load_arguments(session, task, arguments, snapshot)
-    result = call_function(session, task, loaded, snapshot.open_generations)
     task_hash = task_hash_for(task, identity, snapshot, None)
-    prepared = prepare(session, task, result, task_hash, snapshot.generation.number)
+    materializer = Materializer(session, task, snapshot, ahead=True).begin_call(task_hash)
+    result = call_function(session, task, loaded, snapshot.open_generations, materializer)
+    if materializer.refused:
+        raise NotAheadError("a table is to be stored")
+    prepared = prepare(session, task, result, task_hash, snapshot.generation.number, materializer.known)
     objects = reuse_all(prepared, snapshot)
     if objects is None:
         return why_lazy_runs(task, prepared, identity, snapshot), None
@@ -85,14 +80,6 @@ def reuse_all(prepared: Prepared, snapshot: Snapshot) -> list[ObjectRecord] | No
             return None
         objects += renamed(output, found)
     return objects
-
-
-def renamed(output: Output, found: list[ObjectRecord]) -> list[ObjectRecord]:
-    """Return an output's stored objects under its present name."""
-    first, *tables = found
-    if isinstance(output.container, RawSql):
-        output.container.table_names = list(first.facts["tables"])
-    return [attrs.evolve(first, name=output.name, query=output.query), *tables]
 
 
 def valid_row(
@@ -129,22 +116,3 @@ def valid_row(
     )
     # A twin that made the same call has entered the same tables already.
     return claim(row, snapshot)
-
-
-def _within(seconds: float, function: Callable[[], Any]) -> Any:
-    """Return the function's result, its exception, or None if it takes longer than that.
-
-    The thread cannot be stopped; as a daemon it does not keep the process from ending.
-    """
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append(function())
-        except Exception as error:  # handed to the caller
-            outcome.append(error)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return outcome[0] if outcome else None

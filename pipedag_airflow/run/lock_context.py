@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from pipedag_airflow.backend.lock import Lease
+
 __all__ = ["StageLockContext"]
 
 _open: ContextVar[tuple[StageLockContext, ...]] = ContextVar("stage_lock_contexts", default=())
@@ -17,6 +19,10 @@ _open: ContextVar[tuple[StageLockContext, ...]] = ContextVar("stage_lock_context
 
 class StageLockContext:
     """Keeps the stages of the runs within its block locked until the block ends.
+
+    Another run within the block may have them, too: then it is that one which keeps them. A process on another host can
+    take a stage over when it has not been renewed for ``lease_seconds``, which happens in the steps of a run;
+    :meth:`Result.get` gives what its run has made in any case.
 
     Example:
         ::
@@ -28,6 +34,8 @@ class StageLockContext:
 
     def __init__(self) -> None:
         self._releases = ExitStack()
+        #: The ids of the runs within the block that are over.
+        self.ended: set[str] = set()
 
     @classmethod
     def get(cls) -> StageLockContext:
@@ -45,9 +53,15 @@ class StageLockContext:
         """Say whether a context is open."""
         return bool(_open.get())
 
-    def at_exit(self, release: Callable[[], Any]) -> None:
-        """Call a function when the block ends."""
+    def keep(self, run_id: str, release: Callable[[], Any]) -> None:
+        """Note that a run has ended, and what releases its stages when the block ends."""
+        self.ended.add(run_id)
         self._releases.callback(release)
+
+    @classmethod
+    def has_ended(cls, lease: Lease) -> bool:
+        """Say whether a lease is only kept by an open context, so that a run within it may take it over."""
+        return any(lease.owner.run_id in context.ended for context in _open.get())
 
     def __enter__(self) -> Self:
         _open.set((*_open.get(), self))

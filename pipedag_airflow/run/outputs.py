@@ -15,25 +15,32 @@ from pipedag_airflow.backend.table.sql.frames.content import content_hash
 from pipedag_airflow.cache.query import query_text
 from pipedag_airflow.cache.script import script_text, split_script
 from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
-from pipedag_airflow.core.containers import Blob, RawSql, Stored, Table
+from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Stored, Table, View
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.core.naming import generated_name
-from pipedag_airflow.errors import DuplicateNameError, UnsupportedValueError
+from pipedag_airflow.errors import (
+    ConfigError,
+    DuplicateNameError,
+    ExternalTableError,
+    LazyBlobError,
+    UnsupportedValueError,
+)
+from pipedag_airflow.run.publication import moves_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipedag_airflow.backend.table.sql.facts import TableFacts
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["Output", "Prepared", "prepare", "store_output"]
+__all__ = ["Output", "Prepared", "check_names", "new_output", "prepare", "renamed", "store_output"]
 
 log = logging.getLogger(__name__)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Output:
     """A container that a task returned, with what will identify it.
 
@@ -42,12 +49,14 @@ class Output:
         cache_key: Its identity by provenance.
         query: The text that identifies a query or script; None for data.
         content: The hash of a lazy task's data, if they could be hashed.
+        stored: What was stored of it while the function ran; empty if it is to be stored with the result.
     """
 
     container: Table[Any] | RawSql | Blob[Any]
     cache_key: str
     query: str | None
     content: str | None = None
+    stored: list[ObjectRecord] = attrs.field(factory=list)
 
     @property
     def compared(self) -> str | None:
@@ -75,7 +84,9 @@ class Prepared:
     outputs: list[Output]
 
 
-def prepare(session: RunSession, task: Task, result: Any, task_hash: str, generation: int) -> Prepared:
+def prepare(
+    session: RunSession, task: Task, result: Any, task_hash: str, generation: int, known: Mapping[int, Output]
+) -> Prepared:
     """Wrap what the configuration says is a table or blob, and give every container its name and identity.
 
     Args:
@@ -84,26 +95,59 @@ def prepare(session: RunSession, task: Task, result: Any, task_hash: str, genera
         result: What its function returned.
         task_hash: Identity of the call.
         generation: Number of the open generation.
+        known: What the function has materialized, by the ids of the objects that stand for it in the result.
 
     Raises:
         UnsupportedValueError: if the result holds an empty table or script, or a blob of a lazy task.
+        ExternalTableError: if the result refers to a table that is not there, or is in the stage's own schemas.
         DuplicateNameError: if two tables, scripts or blobs of the result have one name.
+        ConfigError: if ``auto_table`` or ``auto_blob`` list a class that is not there.
     """
-    outputs: dict[int, Output] = {}
+    outputs = dict(known)
+    before = list(dict.fromkeys(known.values()))
+    references: list[ExternalTableReference] = []
 
     def prepared(value: Any, place: str) -> Any:
+        if id(value) in known:
+            return known[id(value)].container
         container = _wrapped(session, value)
         if not isinstance(container, Stored):
             return value
+        if isinstance(container, Table) and container.external:
+            references.append(container.external)
+            located = copy.copy(container)
+            key = fingerprint(task_hash, place, container.external.schema, container.external.name)
+            located.locate(task.stage.name, generation, key)
+            return located
         if id(value) not in outputs:
-            suffix = f"{task_hash}_{len(outputs):04d}"
-            output = outputs[id(value)] = _output(session, task, container, place, task_hash, suffix)
+            output = new_output(session, task, container, place, task_hash, len(outputs), before)
+            outputs[id(value)] = output
             output.container.locate(task.stage.name, generation, output.cache_key)
         return outputs[id(value)].container
 
     value = _map_with_place(result, prepared, "result")
-    _check_names(task, outputs.values())
-    return Prepared(value, list(outputs.values()))
+    every = list(dict.fromkeys(outputs.values()))
+    check_names(task, every)
+    _check_references(session, task, references, generation)
+    return Prepared(value, every)
+
+
+def _check_references(
+    session: RunSession, task: Task, references: list[ExternalTableReference], generation: int
+) -> None:
+    """Check that the tables that a result refers to are there, and are not the stage's own."""
+    stage = task.stage.name
+    own = {session.store.schema(stage).casefold(), session.store.generation_schema(stage, generation).casefold()}
+    for reference in references:
+        if reference.schema.casefold() in own:
+            raise ExternalTableError(
+                f"Task {task.id!r} refers to {str(reference)!r} as an external table, but that schema is where its own "
+                "stage is stored. Return the table itself, or refer to one in another schema."
+            )
+    if references:
+        with session.store.connection() as connection:
+            for reference in references:
+                session.store.external_location(connection, reference, task.id)
 
 
 def _map_with_place(value: Any, function: Callable[[Any, str], Any], place: str) -> Any:
@@ -126,27 +170,54 @@ def _map_with_place(value: Any, function: Callable[[Any, str], Any], place: str)
 def _wrapped(session: RunSession, value: Any) -> Any:
     if isinstance(value, Stored):
         return value
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
-    if kinds & _public_paths(session.config.auto_table):
+    if isinstance(value, ExternalTableReference):
         return Table(value)
-    if kinds & _public_paths(session.config.auto_blob):
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__}
+    if kinds & _public_paths("auto_table", session.config.auto_table):
+        kind = frame_type_for_object(value)
+        return Table(value, None if kind is None else kind.name_of(value))
+    if kinds & _public_paths("auto_blob", session.config.auto_blob):
         return Blob(value)
     return value
 
 
-def _public_paths(paths: Iterable[str]) -> set[str]:
+def _public_paths(key: str, paths: Iterable[str]) -> set[str]:
     """Return the dotted paths, each also as the class itself names it: public names are often re-exports."""
     found = set(paths)
     for path in paths:
         module, _, name = path.rpartition(".")
-        # A class whose library was never imported cannot be the class of a value.
-        kind = getattr(sys.modules.get(module), name, None)
-        if isinstance(kind, type):
-            found.add(f"{kind.__module__}.{kind.__qualname__}")
+        if module not in sys.modules:
+            continue  # A class whose library was never imported cannot be the class of a value.
+        kind = getattr(sys.modules[module], name, None)
+        if not isinstance(kind, type):
+            raise ConfigError(f"{key} of the configuration lists {path!r}, but {module} has no class {name!r}.")
+        found.add(f"{kind.__module__}.{kind.__qualname__}")
     return found
 
 
-def _output(session: RunSession, task: Task, container: Stored, place: str, task_hash: str, suffix: str) -> Output:
+def new_output(
+    session: RunSession,
+    task: Task,
+    container: Stored,
+    place: str,
+    task_hash: str,
+    number: int,
+    before: Sequence[Output] = (),
+) -> Output:
+    """Return a container with its name and identity.
+
+    Args:
+        session: The run.
+        task: The task.
+        container: The user's object, which stays as it is.
+        place: Where in the result it stands.
+        task_hash: Identity of the call.
+        number: What no other output of the call has.
+        before: What the function had materialized: what a query says depends on what is in these tables.
+
+    Raises:
+        UnsupportedValueError: as for :func:`prepare`.
+    """
     where = f"Task {task.id!r}: {place}"
     assert isinstance(container, (Table, RawSql, Blob))
     if (isinstance(container, Table) and container.obj is None) or (
@@ -154,19 +225,21 @@ def _output(session: RunSession, task: Task, container: Stored, place: str, task
     ):
         raise UnsupportedValueError(f"{where} is an empty {type(container).__name__}: it holds nothing to store.")
     if isinstance(container, Blob) and task.unbound.lazy:
-        raise UnsupportedValueError(
+        raise LazyBlobError(
             f"{where} is a Blob, but the task is lazy: a lazy task has no version that tells whether a blob changed. "
             "Give the task a version instead of lazy=True."
         )
     container = copy.copy(container)  # the user's object stays as it is
-    container.name = generated_name(container.name, task.name, suffix)
+    container.name = generated_name(container.name, task.name, f"{task_hash}_{number:04d}")
     query = _query(session, container)
     if not task.unbound.lazy:
         return Output(container, fingerprint(task_hash, place), query)
     # A lazy table is identified by its query or by its data; what cannot be compared is new in every run.
     content = _content(task, container) if query is None and isinstance(container, Table) else None
     output = Output(container, "", query, content)
-    output.cache_key = fingerprint(task_hash, place, output.compared or random_fingerprint(), _keys(container))
+    compared = output.compared or random_fingerprint()
+    earlier = (other.cache_key for other in before)
+    output.cache_key = fingerprint(task_hash, place, compared, _keys(container), *earlier)
     return output
 
 
@@ -186,7 +259,7 @@ def _content(task: Task, table: Table[Any]) -> str | None:
 
 
 def _query(session: RunSession, container: Stored) -> str | None:
-    schemas = {name: session.store.schema(name) for name in session.plan.stage_by_name}
+    schemas = session.store.generation_stems(session.plan.stage_by_name)
     if isinstance(container, RawSql):
         return script_text(str(container.sql), schemas)
     if isinstance(container, Table) and session.store.is_query(container.obj):
@@ -198,10 +271,13 @@ def _query(session: RunSession, container: Stored) -> str | None:
 def _keys(container: Stored) -> str:
     if not isinstance(container, Table):
         return ""
-    return repr((container.primary_key, container.indexes, sorted(map(repr, (container.type_map or {}).items()))))
+    nullability = container.nullable, container.non_nullable
+    types = sorted(map(repr, (container.type_map or {}).items()))
+    return repr((isinstance(container, View), container.primary_key, container.indexes, types, nullability))
 
 
-def _check_names(task: Task, outputs: Iterable[Output]) -> None:
+def check_names(task: Task, outputs: Iterable[Output]) -> None:
+    """Refuse two outputs of one kind and name."""
     seen = set()
     for output in outputs:
         if (output.kind, output.name) in seen:
@@ -212,10 +288,32 @@ def _check_names(task: Task, outputs: Iterable[Output]) -> None:
         seen.add((output.kind, output.name))
 
 
+def renamed(output: Output, found: list[ObjectRecord]) -> list[ObjectRecord]:
+    """Return an output's stored objects under its present name."""
+    first, *tables = found
+    if isinstance(output.container, RawSql):
+        output.container.table_names = list(first.facts["tables"])
+    return [attrs.evolve(first, name=output.name, query=output.query), *tables]
+
+
 def store_output(
-    session: RunSession, transaction: SQLTransaction, task: Task, output: Output, generation: int
+    session: RunSession,
+    transaction: SQLTransaction,
+    task: Task,
+    output: Output,
+    generation: int,
+    location: str | None = None,
 ) -> list[ObjectRecord]:
-    """Store one container in the generation's schema and return the records that describe it."""
+    """Store one container in the generation's schema and return the records that describe it.
+
+    Args:
+        session: The run.
+        transaction: An open transaction.
+        task: The task.
+        output: The container.
+        generation: Number of the open generation.
+        location: The name that a table gets in the database, where that is not its own.
+    """
     stage = task.stage.name
     schema = session.store.generation_schema(stage, generation)
     container = output.container
@@ -226,34 +324,51 @@ def store_output(
         base.facts["content"] = output.content
     if isinstance(container, Table):
         label = container.materialization_details or task.stage.materialization_details
-        session.store.check_materialization_details(label, f"Table {output.name!r} of task {task.id!r}")
-        facts = transaction.write_table(schema, container, task.id)
-        return [_table_record(base, schema, output.name, facts)]
+        details = session.store.details.of(label, f"Table {output.name!r} of task {task.id!r}")
+        placed = copy.copy(container)
+        placed.name = location or output.name
+        facts = transaction.write_table(schema, placed, task.id, details)
+        return [_table_record(base, schema, facts)]
     if isinstance(container, Blob):
         location = session.blobs.write(container.obj, stage=stage, name=output.name, generation=generation)
         return [attrs.evolve(base, location=location)]
     statements = split_script(str(container.sql), container.separator)
     made = transaction.run_script(schema, statements, task.id)
-    container.table_names = sorted(made)
+    if moves_tables(session.config):
+        transaction.refuse_names_in_text(schema, made.definitions, task.id)
+    container.table_names = sorted(made.tables)
     tables = [
         _table_record(
             attrs.evolve(
                 base, kind=ObjectKind.TABLE, name=name, cache_key=fingerprint(output.cache_key, name), query=None
             ),
             schema,
-            name,
             facts,
         )
-        for name, facts in made.items()
+        for name, facts in made.tables.items()
     ]
-    return [attrs.evolve(base, facts={"tables": container.table_names}), *tables]
+    definitions = [
+        attrs.evolve(
+            base,
+            kind=ObjectKind.DEFINITION,
+            name=label,
+            cache_key=fingerprint(output.cache_key, label),
+            query=None,
+            container=schema,
+            location=label,
+            facts={},
+        )
+        for label in made.definitions
+    ]
+    names = {"tables": container.table_names, "definitions": list(made.definitions)}
+    return [attrs.evolve(base, facts=names), *tables, *definitions]
 
 
-def _table_record(base: ObjectRecord, schema: str, table: str, facts: TableFacts) -> ObjectRecord:
+def _table_record(base: ObjectRecord, schema: str, facts: TableFacts) -> ObjectRecord:
     described = base.facts | {
         "columns": [attrs.astuple(column) for column in facts.columns],
         "primary_key": facts.primary_key,
         "indexes": facts.indexes,
         "view": facts.view,
     }
-    return attrs.evolve(base, container=schema, location=table, facts=described, rows=facts.rows)
+    return attrs.evolve(base, container=schema, location=facts.table, facts=described, rows=facts.rows)

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
-from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
-from pipedag_airflow.core.values import deep_map
-from pipedag_airflow.errors import CacheError, LockError, UnsupportedValueError
+from pipedag_airflow.errors import LockError
 from pipedag_airflow.run.explain import explain
+from pipedag_airflow.run.loading import load
 from pipedag_airflow.run.lock_context import StageLockContext
-from pipedag_airflow.run.snapshot import location_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,12 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["FinalTaskState", "Result"]
 
 log = logging.getLogger(__name__)
-
-
-def _holds_tables(value: Any) -> bool:
-    found: list[Any] = []
-    deep_map(value, lambda leaf: found.append(leaf) if isinstance(leaf, (Table, RawSql)) else None)
-    return bool(found)
 
 
 class FinalTaskState(Enum):
@@ -99,17 +90,9 @@ class Result:
         if not self.successful:
             log.warning("The run of flow %r was not successful; %r may be incomplete", self.flow.name, root.id)
         if root not in self.task_values:
-            raise KeyError(f"Task {root.id!r} has no result in this run: its state is {self._state(root)}")
-        value = self.task_values[root]
-        if isinstance(task, TaskGetItem):
-            value = task.pick(value)
-        as_type = as_type or root.unbound.input_type
-        if as_type is None and _holds_tables(value):
-            raise UnsupportedValueError(
-                f"The result of {root.id!r} holds tables, and the task has no input_type that says how to load them: "
-                "call result.get(task, as_type=pandas.DataFrame), for example."
-            )
-        return self._load(root, value, as_type)
+            why = f"its state is {self._state(root)}" if root.id in self.subflow else "it was not selected"
+            raise KeyError(f"Task {root.id!r} has no result in this run: {why}")
+        return load(self.config_context, task, self.task_values[root], as_type)
 
     def explain(self, task: Task) -> str:
         """Say why a task ran in this run, or why it is valid, with what its decision was based on.
@@ -135,32 +118,3 @@ class Result:
 
     def _state(self, task: Task) -> str:
         return self.task_states.get(task, FinalTaskState.UNKNOWN).value
-
-    def _load(self, task: Task, value: Any, as_type: Any) -> Any:
-        store: SQLTableStore = self.config_context.table_store
-        blobs = self.config_context.blob_store
-        with store.transaction() as transaction:
-
-            def record(kind: ObjectKind, container: Any, name: str) -> ObjectRecord:
-                found = transaction.metadata.find_object(container.stage, container.generation, kind, name)
-                if found is None:
-                    raise CacheError(
-                        f"The {kind.value} {container.stage}.{name} of task {task.id!r} is gone: generation "
-                        f"{container.generation} of its stage was removed. Run the flow again."
-                    )
-                return found
-
-            def load_table(container: Any, name: str) -> Any:
-                location = location_of(record(ObjectKind.TABLE, container, name))
-                return store.read_table(transaction.connection, location, as_type, task.id)
-
-            def load(leaf: Any) -> Any:
-                if isinstance(leaf, Table):
-                    return load_table(leaf, str(leaf.name))
-                if isinstance(leaf, RawSql):
-                    return leaf.loaded({name: load_table(leaf, name) for name in leaf.table_names})
-                if isinstance(leaf, Blob):
-                    return blobs.read(str(record(ObjectKind.BLOB, leaf, str(leaf.name)).location))
-                return leaf
-
-            return deep_map(value, load)

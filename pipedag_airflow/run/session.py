@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pipedag_airflow.backend.lock.lease import never
+from pipedag_airflow.cache.decision import Decision, Reason
 from pipedag_airflow.core.classes import Classes
+from pipedag_airflow.core.selector import Selection, everything
 from pipedag_airflow.core.stage import current_schemas
+from pipedag_airflow.run.overrides import Overrides
 from pipedag_airflow.run.policy import CachePolicy
+from pipedag_airflow.run.watching import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,13 +26,13 @@ if TYPE_CHECKING:
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.core.plan import Plan
+    from pipedag_airflow.core.task import Task
 
 __all__ = ["RunSession"]
 
 
-def _never(lease: Lease) -> bool:
-    del lease
-    return False
+def _whole_flow(session: RunSession) -> Selection:
+    return everything(session.plan)
 
 
 @attrs.define(slots=False)
@@ -40,13 +45,21 @@ class RunSession:
         owner: Who runs; its ``run_id`` is the orchestrator's own id in full.
         engine: Name of the engine, for the records.
         is_over: Says whether the run that holds a lease has ended, so that its lease may be taken over.
+        keeps_stages: Whether stages stay locked when they are over, because a StageLockContext is open.
+        selection: What the run executes and publishes, the same in all of its steps.
+        overrides: What its tasks read instead of results.
+        watcher: Is told of the steps of tasks.
     """
 
     flow: Flow
     config: ConfigContext
     owner: Owner
     engine: str
-    is_over: Callable[[Lease], bool] = _never
+    is_over: Callable[[Lease], bool] = never
+    keeps_stages: bool = False
+    selection: Selection = attrs.field(default=attrs.Factory(_whole_flow, takes_self=True))
+    overrides: Overrides = attrs.field(factory=Overrides)
+    watcher: Watcher = attrs.field(factory=Watcher)
 
     @property
     def run_id(self) -> str:
@@ -86,6 +99,13 @@ class RunSession:
         """What this run takes as valid; the configuration says it to every step alike."""
         return CachePolicy.of(self.config)
 
+    def why_forced(self, task: Task) -> Decision | None:
+        """Return the decision on a task that runs although its result may be valid; None if it is not forced."""
+        if task.id in self.selection.forced:
+            return Decision(False, Reason.SELECTED)
+        forced = self.policy.why_forced(task)
+        return None if forced is None else Decision(False, Reason.FORCED_BY_MODE, forced)
+
     @cached_property
     def identity_names(self) -> dict[str, str]:
         """The name under which each node's results are looked up.
@@ -106,7 +126,8 @@ class RunSession:
     @cached_property
     def classes(self) -> Classes:
         """The classes that stored values may have."""
-        return Classes.of_functions(task.unbound.fn for task in self.flow.tasks.values())
+        functions = (task.unbound.fn for task in self.flow.tasks.values())
+        return Classes.of_functions(functions, self.flow.namespace)
 
     @contextmanager
     def stage_schemas(self, generations: dict[str, int]) -> Iterator[None]:
@@ -129,15 +150,31 @@ class RunSession:
         finally:
             current_schemas.reset(token)
 
+    def confirm_lease(self, stage: str) -> None:
+        """Wait while it is uncertain whether this run still holds a stage; called before something is written.
+
+        Raises:
+            StaleRunError: if the stage is lost.
+            LockError: if that is not known within the time of a lease.
+        """
+        self.locks.confirm(stage, self.owner, seconds=self.lease_seconds)
+
     @contextmanager
     def holding(self, stage: str) -> Iterator[None]:
-        """Hold the stage's lease within the block, renewing it all the while.
+        """Hold the stage's lease within the block, renewing it all the while, and keep the table store open.
+
+        If it is lost all the same, the fence in each transaction says so.
 
         Raises:
             StageBusyError: if another run holds it.
-            StaleRunError: at the end of the block, if the lease was lost meanwhile.
         """
         seconds = self.lease_seconds
-        self.locks.acquire(stage, self.owner, seconds=seconds, is_over=self.is_over)
-        with self.locks.keep_alive(stage, self.owner, seconds=seconds):
-            yield
+        lease = self.locks.acquire(stage, self.owner, seconds=seconds, is_over=self.is_over)
+        heartbeat = self.locks.keep_alive(stage, self.owner, seconds=seconds, lease=lease)
+        with heartbeat, self.store.kept_open():
+            try:
+                yield
+            finally:
+                if heartbeat.stop():
+                    # It may be in the database that this thread keeps open.
+                    self.store.let_go()

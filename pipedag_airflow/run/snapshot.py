@@ -21,14 +21,16 @@ from pipedag_airflow.core.containers import Blob, RawSql, Stored, Table
 from pipedag_airflow.core.values import Decoder
 from pipedag_airflow.errors import CacheError
 from pipedag_airflow.run.candidates import Candidates
+from pipedag_airflow.run.inventory import Inventory, take_inventory
+from pipedag_airflow.run.release import FINISHED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["Snapshot", "location_of", "take_snapshot"]
+__all__ = ["Snapshot", "location_of", "snapshot_ahead", "take_snapshot"]
 
 
 @attrs.define(slots=False)
@@ -42,8 +44,9 @@ class Snapshot:
         runs_generations: The generations of this run, the newest of each stage.
         rows: Task rows by stage, generation and node: of the stage all that a decision may look at, of other stages
             those that are inputs.
-        existing: The tables and views that are there, by (schema, name).
+        inventory: The tables and views of the stage that are there.
         published: The generations of the stages around this one that were ever published.
+        reopened: Whether the run had been over with the stage before it opened the present generation.
     """
 
     session: RunSession
@@ -51,8 +54,9 @@ class Snapshot:
     stages: Mapping[str, StageRecord]
     runs_generations: Mapping[str, GenerationRecord]
     rows: dict[tuple[str, int, str], TaskRecord]
-    existing: set[tuple[str, str]]
+    inventory: Inventory
     published: frozenset[tuple[str, int]] = frozenset()
+    reopened: bool = False
 
     @property
     def generation(self) -> GenerationRecord:
@@ -83,23 +87,35 @@ class Snapshot:
     def _objects(self) -> dict[tuple[str, int, ObjectKind, str], ObjectRecord]:
         return {_key(stored): stored for row in self.rows.values() for stored in row.objects}
 
-    def visible_generation(self, stage: str) -> int | None:
-        """Return the generation of a stage that this stage's tasks read.
+    def visible_generation(self, node: str) -> int | None:
+        """Return the generation in which this stage's tasks read the result of a node.
 
         Of the stage itself, and of the stages around it, that is the one this run has open; of all others the one that
-        is published.
+        is published, unless this run will not publish what it selects of them. What it does not select is always read
+        as it is published.
         """
-        around = stage == self.stage or self.session.plan.is_inside(self.stage, stage)
-        if around and stage in self.open_generations:
-            return self.open_generations[stage]
+        stage = self.session.plan.node_by_id[node].stage
+        own = self._read_before_publish(stage) if node in self.session.selection.tasks else None
+        if own is not None:
+            return own
         return self.stages[stage].live if stage in self.stages else None
+
+    def _read_before_publish(self, stage: str) -> int | None:
+        """Return this run's generation of a stage if this stage's tasks read it although it is not published."""
+        plan, own = self.session.plan, self.runs_generations.get(stage)
+        if own is None:
+            return None
+        if stage == self.stage or plan.is_inside(self.stage, stage):
+            return self.open_generations.get(stage)
+        unpublished = self.session.selection.is_unpublished(plan.stage_by_name[stage])
+        return own.number if unpublished and own.state is not GenerationState.UNCHANGED else None
 
     def pins(self) -> dict[str, int | None]:
         """Return the published generation of each other stage that was read: what must still be so when we store."""
         return {
             stage: record.live
             for stage, record in self.stages.items()
-            if stage != self.stage and self.visible_generation(stage) == record.live
+            if stage != self.stage and self._read_before_publish(stage) is None
         }
 
     @cached_property
@@ -123,6 +139,16 @@ class Snapshot:
         self._objects.update({_key(stored): stored for stored in row.objects})
         self.candidates.add(row)
 
+    def add_made(self, row: TaskRecord) -> None:
+        """Let what a step has made be seen as if it was read now."""
+        self.add(row)
+        self.inventory.add(row.objects)
+
+    def with_rows(self, rows: Iterable[TaskRecord]) -> Snapshot:
+        """Return what would be read now that these rows of the open generation were written."""
+        written = {(row.stage, row.generation, row.node): row for row in rows}
+        return attrs.evolve(self, rows=self.rows | written)
+
     def hide(self, node: str) -> None:
         """Take the row of a node out of the open generation."""
         row = self.rows.pop((self.stage, self.generation.number, node), None)
@@ -132,6 +158,11 @@ class Snapshot:
         for stored in row.objects:
             if stored.node == node:
                 self._objects.pop(_key(stored), None)
+
+    def forget(self, nodes: set[str]) -> None:
+        """Take the rows of nodes of other stages away, as if they had no results."""
+        for key in [key for key in self.rows if key[0] != self.stage and key[2] in nodes]:
+            del self.rows[key]
 
     def claimant(self, stored: ObjectRecord) -> ObjectRecord | None:
         """Return what has the kind and name of an object in the open generation already, if anything has."""
@@ -149,7 +180,7 @@ class Snapshot:
     def output_row(self, node: str) -> TaskRecord | None:
         """Return the row whose output the stage's tasks read, None while there is none."""
         planned = self.session.plan.node_by_id[node]
-        number = self.visible_generation(planned.stage)
+        number = self.visible_generation(node)
         row = self.rows.get((planned.stage, number, node)) if number is not None else None
         if row is not None and row.state.has_output and row.position == planned.position:
             return row
@@ -186,11 +217,7 @@ class Snapshot:
 
     def is_intact(self, stored: ObjectRecord) -> bool:
         """Say whether what a record describes is still there."""
-        if stored.kind is ObjectKind.TABLE:
-            return (str(stored.container), str(stored.location)) in self.existing
-        if stored.kind is ObjectKind.BLOB:
-            return self.session.blobs.exists(str(stored.location))
-        return True
+        return self.inventory.is_intact(stored)
 
     def table_locations(self, value: Stored) -> dict[str, TableLocation]:
         """Return where the tables of a table or script are, by their names."""
@@ -214,7 +241,20 @@ def location_of(stored: ObjectRecord) -> TableLocation:
     return TableLocation(stored.stage, stored.name, str(stored.container), str(stored.location), columns)
 
 
-def take_snapshot(session: RunSession, transaction: SQLTransaction, stage: str, nodes: tuple[str, ...]) -> Snapshot:
+def snapshot_ahead(session: RunSession, transaction: SQLTransaction, stage: str, nodes: tuple[str, ...]) -> Snapshot:
+    """Read what the given nodes of a stage need, as if the next generation of the stage were open; see below."""
+    record = transaction.metadata.stages([stage]).get(stage) or StageRecord(stage, live=None, fence=0)
+    ahead = GenerationRecord(stage, record.fence + 1, session.run_id, "nobody", GenerationState.OPEN)
+    return take_snapshot(session, transaction, stage, nodes, (record, ahead))
+
+
+def take_snapshot(
+    session: RunSession,
+    transaction: SQLTransaction,
+    stage: str,
+    nodes: tuple[str, ...],
+    ahead: tuple[StageRecord, GenerationRecord] | None = None,
+) -> Snapshot:
     """Read what the given nodes of a stage need.
 
     Args:
@@ -222,15 +262,20 @@ def take_snapshot(session: RunSession, transaction: SQLTransaction, stage: str, 
         transaction: An open transaction.
         stage: Name of the stage.
         nodes: Ids of the nodes that the step is about; their inputs are read with them.
+        ahead: The stage and its generation, where this run has none open.
     """
     plan, metadata = session.plan, transaction.metadata
     inputs = {source for node in nodes for source in plan.node_by_id[node].inputs}
     names = sorted({stage, *(plan.node_by_id[source].stage for source in inputs)})
     stages = metadata.stages(names)
-    generations = {record.stage: record for record in metadata.generations(run_id=session.run_id)}
+    past = metadata.generations(run_id=session.run_id)
+    reopened = any(record.stage == stage and record.state in FINISHED for record in past)
+    generations = {record.stage: record for record in past}
+    if ahead is not None:
+        stages[stage], generations[stage] = ahead
     tasks = metadata.read_tasks([(name, None) for name in names], nodes=inputs, own=stage)
-    schemas = {str(stored.container) for task in tasks if task.stage == stage for stored in task.objects}
-    existing = set(transaction.objects({session.store.schema(stage), *schemas} - {"None"}))
+    own = [stored for task in tasks if task.stage == stage for stored in task.objects]
+    inventory = take_inventory(session.config, transaction, stage, own)
     published = {
         (record.stage, record.number)
         for name in plan.enclosing(stage)
@@ -238,6 +283,6 @@ def take_snapshot(session: RunSession, transaction: SQLTransaction, stage: str, 
         if record.state is GenerationState.PUBLISHED
     }
     rows = {(task.stage, task.generation, task.node): task for task in tasks}
-    snapshot = Snapshot(session, stage, stages, generations, rows, existing, frozenset(published))
+    snapshot = Snapshot(session, stage, stages, generations, rows, inventory, frozenset(published), reopened)
     assert snapshot.states is not None  # known before decisions add rows
     return snapshot

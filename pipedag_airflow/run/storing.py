@@ -1,8 +1,8 @@
 """What a task made is stored, together with the row that describes it, in one transaction.
 
-Before anything is written the ground is checked: that this run still holds the stage, and that what was read is still
-what is published. And if another process has finished the task meanwhile, a zombie or its retry, what that one stored
-stays.
+Before anything is written it is checked that this run still holds the stage; and after it, as queries read when they
+are stored, that what was read is still what is published. If another process has finished the task meanwhile, a zombie
+or its retry, what that one stored stays.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord, TaskRecord, TaskState
+from pipedag_airflow.backend.metadata import ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Reason
+from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import duplicate_name, pending, reusable
-from pipedag_airflow.run.lazy import renamed
-from pipedag_airflow.run.outputs import Output, Prepared, store_output
+from pipedag_airflow.run.ground import check_inputs, check_open
+from pipedag_airflow.run.outputs import Output, Prepared, renamed, store_output
+from pipedag_airflow.run.sources import with_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.run.session import RunSession
     from pipedag_airflow.run.snapshot import Snapshot
 
-__all__ = ["InputsMovedError", "record_failure", "store_result", "store_valid"]
+__all__ = ["record_failure", "store_result", "store_valid"]
 
 log = logging.getLogger(__name__)
-
-
-class InputsMovedError(Exception):
-    """Another run published a stage that was read; nothing was stored."""
 
 
 def store_result(
@@ -60,17 +60,22 @@ def store_result(
         The row that stands now, and why: another node or another process may have made the same call meanwhile.
 
     Raises:
-        InputsMovedError: if an input was published anew since the snapshot.
+        GroundMovedError: if an input was published anew since the snapshot, or the generation was closed.
         StaleRunError: if this run lost the stage.
+        LockError: if it is not known whether it did.
         DuplicateNameError: if another task of the stage has a table of the same name.
     """
     crash_point("execute.before_store")
+    session.confirm_lease(row.stage)
     with session.store.transaction() as transaction:
-        _check_ground(transaction, snapshot)
-        rows = transaction.metadata.read_tasks([(row.stage, row.generation)])
+        _lock(transaction, row, [output.name for output in prepared.outputs])
+        transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
+        place = [(row.stage, row.generation)]
+        rows = transaction.metadata.read_tasks(place, nodes=[row.node], memo_key=row.memo_key)
         done = _finished_meanwhile(rows, row)
         if done is not None:
             return done, Decision(True, Reason.VALID, "made by another process of this run meanwhile")
+        check_open(transaction, snapshot)
         twin = None if decision.reason is Reason.FORCED else _same_call(rows, row)
         if twin is not None:
             decision = Decision(True, Reason.SAME_CALL, f"the same call as {twin.node}")
@@ -83,6 +88,7 @@ def store_result(
             seconds = time.monotonic() - started
             row = attrs.evolve(row, objects=tuple(objects), output=output, seconds=seconds)
         transaction.metadata.write_tasks([row])
+        check_inputs(transaction, snapshot)
         crash_point("execute.stored")
     return row, decision
 
@@ -91,14 +97,19 @@ def store_valid(
     session: RunSession, snapshot: Snapshot, row: TaskRecord, decision: Decision
 ) -> tuple[TaskRecord, Decision]:
     """Record a result that is stored already; raises like :func:`store_result`."""
+    session.confirm_lease(row.stage)
     with session.store.transaction() as transaction:
-        _check_ground(transaction, snapshot)
-        done = _finished_meanwhile(transaction.metadata.read_tasks([(row.stage, row.generation)]), row)
+        _lock(transaction, row, [stored.name for stored in row.objects])
+        transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
+        rows = transaction.metadata.read_tasks([(row.stage, row.generation)], nodes=[row.node])
+        done = _finished_meanwhile(rows, row)
         if done is not None:
             return done, decision
+        check_open(transaction, snapshot)
         if row.twin is None:
             _check_names(transaction, snapshot, row, list(row.objects))
         transaction.metadata.write_tasks([row])
+        check_inputs(transaction, snapshot)
     return row, decision
 
 
@@ -109,11 +120,12 @@ def record_failure(session: RunSession, snapshot: Snapshot, task: Task, error: E
         pending(session, snapshot, task, Decision(False, Reason.FIRST_RUN), None),
         state=TaskState.FAILED,
         reason="failed",
-        detail=f"{type(error).__name__}: {error}"[:2000],
+        detail=without_secrets(f"{type(error).__name__}: {error}")[:2000],
         cache_function_hash=None if own is None else own.cache_function_hash,
     )
     try:
         with session.store.transaction() as transaction:
+            _lock(transaction, failed, ())
             transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
             now = transaction.metadata.task_states(snapshot.stage, snapshot.generation.number).get(task.id)
             if now is None or not now.has_output:
@@ -122,16 +134,11 @@ def record_failure(session: RunSession, snapshot: Snapshot, task: Task, error: E
         log.warning("%s: that it failed could not be recorded: %s", task.id, second)
 
 
-def _check_ground(transaction: SQLTransaction, snapshot: Snapshot) -> None:
-    """Check that this run still holds the stage, and that what was read is still what is published."""
-    transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
-    pins = snapshot.pins()
-    now = transaction.metadata.stages(pins)
-    for stage, generation in pins.items():
-        if now[stage].live != generation:
-            raise InputsMovedError(
-                f"stage {stage!r} was published meanwhile (generation {now[stage].live}, read was {generation})"
-            )
+def _lock(transaction: SQLTransaction, row: TaskRecord, names: Iterable[str]) -> None:
+    """Let those wait who store the same meanwhile: a zombie of the task, a task of the same call or the same names."""
+    place = f"{row.stage} {row.generation}"
+    wanted = [f"task {row.node}", f"call {row.name} {row.memo_key}", *(f"name {name}" for name in names)]
+    transaction.lock(*(f"{place} {name}" for name in wanted))
 
 
 def _finished_meanwhile(rows: list[TaskRecord], row: TaskRecord) -> TaskRecord | None:
@@ -193,9 +200,13 @@ def _store_objects(
     generation = snapshot.generation.number
     objects: list[ObjectRecord] = []
     for output in outputs:
+        if output.stored:
+            objects += output.stored
+            continue
         found = reusable(output, snapshot) if task.unbound.lazy else None
         if found is None:
-            objects += store_output(session, transaction, task, output, generation)
+            made = store_output(session, transaction, task, output, generation)
+            objects += [with_sources(stored, task, snapshot, objects) for stored in made]
         else:
             kept = renamed(output, found)
             objects += [attrs.evolve(stored, generation=generation, node=task.id) for stored in kept]
@@ -203,7 +214,7 @@ def _store_objects(
 
 
 def _check_names(transaction: SQLTransaction, snapshot: Snapshot, row: TaskRecord, objects: list[ObjectRecord]) -> None:
-    for kind in ObjectKind:
+    for kind in sorted({stored.kind for stored in objects}):
         named = {stored.name: stored for stored in objects if stored.kind is kind}
         owners = transaction.metadata.object_owners(snapshot.stage, snapshot.generation.number, kind, list(named))
         for name, owner in owners.items():

@@ -18,9 +18,9 @@ __all__ = ["is_unchanged"]
 def is_unchanged(rows: Mapping[str, TaskRecord], snapshot: Snapshot) -> bool:
     """Say whether the rows of the open generation, by node, describe just what is published already."""
     before = snapshot.live_rows()
-    schema = snapshot.session.store.schema(snapshot.stage)
+    store = snapshot.session.store
     tables = [stored for row in before.values() for stored in row.objects if stored.kind is ObjectKind.TABLE]
-    if any((schema, table.name) not in snapshot.existing for table in tables):
+    if any(store.shown_place(snapshot.stage, table.name) not in snapshot.inventory.existing for table in tables):
         return False  # somebody has dropped what readers are to see
     return before.keys() == rows.keys() and all(_shows_same(before[node], row) for node, row in rows.items())
 

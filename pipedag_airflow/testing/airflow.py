@@ -261,6 +261,8 @@ class LocalAirflow:
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 10,
             "DAG_PROCESSOR__FILE_PARSING_SORT_MODE": "modified_time",
             "USAGE_DATA_COLLECTION__ENABLED": False,
+            # The end of a task and all asset events of it are one request: for 100 tables it takes seconds on SQLite.
+            "WORKERS__EXECUTION_API_TIMEOUT": 60,
         }
 
 

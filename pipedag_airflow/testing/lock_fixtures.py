@@ -28,10 +28,10 @@ class Clock:
     """A clock that tests move.
 
     Args:
-        now: The present time.
+        now: The present time; by default later than the start of any server.
     """
 
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
+    def __init__(self, now: float = 4_000_000_000.0) -> None:
         self.now = now
 
     def __call__(self) -> float:
@@ -115,6 +115,9 @@ class LockManagerFixtures:
 
     separate_processes: ClassVar[bool] = True
     """Whether ``make_manager`` can be pickled and gives managers of the same leases in other processes."""
+
+    sees_sessions: ClassVar[bool] = False
+    """Whether the manager knows by itself that a process on another host lives, so that time does not decide."""
 
     @pytest.fixture
     def make_manager(self) -> Callable[..., LockManager]:

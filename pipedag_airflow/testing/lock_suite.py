@@ -10,25 +10,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import threading
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pipedag_airflow.backend.lock import Lease, LockManager, LockState, Owner
 from pipedag_airflow.errors import StageBusyError, StaleRunError
-from pipedag_airflow.testing.lock_fixtures import PATIENCE, Clock, LockManagerFixtures, Remote, heartbeat, until
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from pipedag_airflow.testing.lock_fixtures import Clock
+from pipedag_airflow.testing.lock_process_suite import LockProcessSuite
 
 __all__ = ["Clock", "LockManagerSuite"]
 
 
-class LockManagerSuite(LockManagerFixtures):
+class LockManagerSuite(LockProcessSuite):
     """Tests of one lock manager.
 
     A manager with ``guards = False`` is only held to granting everything.
@@ -190,11 +185,27 @@ class LockManagerSuite(LockManagerFixtures):
     ) -> None:
         """Its process cannot be seen from here, so time decides, and only when it is up."""
         self.needs_clock(manager)
+        if self.sees_sessions:
+            pytest.skip("the manager says that it sees whether that process lives")
         manager.acquire("s", Owner("r1", "elsewhere.invalid", 1, 1.0), seconds=30)
         clock.advance(30)
         with pytest.raises(StageBusyError):
             other.acquire("s", Owner.of_run("r2"), seconds=30)
         clock.advance(1)
+        assert other.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
+
+    def test_a_session_of_another_host_is_taken_over_when_it_is_seen_to_end(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """And not before, however late its heartbeat is."""
+        self.needs_clock(manager)
+        if not self.sees_sessions:
+            pytest.skip("the manager says that it cannot see it")
+        manager.acquire("s", Owner("r1", "elsewhere.invalid", 1, 1.0), seconds=30)
+        clock.advance(10_000)
+        with pytest.raises(StageBusyError):
+            other.acquire("s", Owner.of_run("r2"), seconds=30)
+        manager.dispose()
         assert other.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
 
     def test_a_process_id_that_was_given_out_again_is_not_the_holder(
@@ -235,6 +246,54 @@ class LockManagerSuite(LockManagerFixtures):
         manager.release("s", one)
         other.withdraw("s", two)
         assert other.acquire("s", three, seconds=30).owner == three
+
+    def test_whoever_waits_has_a_place_and_takes_nothing(self, manager: LockManager, other: LockManager) -> None:
+        """A place says whose turn it is, and who has the stage."""
+        self.needs_guards(manager)
+        held = manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        for run_id, first in (("r2", True), ("r3", False), ("r2", True)):
+            place = other.wait("s", Owner.of_run(run_id))
+            assert (place.first, place.holder) == (first, held)
+        manager.release("s", Owner.of_run("r1"))
+        assert other.wait("s", Owner.of_run("r2")).holder is None
+        with pytest.raises(StageBusyError, match="r2"):
+            other.acquire("s", Owner.of_run("r3"), seconds=30)
+        assert other.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
+        assert other.wait("s", Owner.of_run("r2")).holder is None
+
+    def test_of_runs_that_wait_in_a_circle_the_last_one_is_told(self, manager: LockManager, other: LockManager) -> None:
+        """Only what the runs say that they keep counts, and only until one of them stops waiting."""
+        self.needs_guards(manager)
+        ring = {"r1": ("a", "b"), "r2": ("b", "c"), "r3": ("c", "a")}
+        for run_id, (has, _) in ring.items():
+            manager.acquire(has, Owner.of_run(run_id), seconds=3600)
+
+        def look(run_id: str, **keeps: tuple[str, ...]) -> str | None:
+            return other.wait(ring[run_id][1], Owner.of_run(run_id), since=1000.0 + int(run_id[1]), **keeps).deadlock
+
+        for run_id, (has, _) in ring.items():
+            assert look(run_id, keeps=() if run_id == "r1" else (has,)) is None
+        assert look("r3") is None
+        assert look("r1", keeps=("a",)) is None
+        assert look("r2") is None
+        told = look("r3")
+        assert told is not None
+        assert told.startswith("run r3 waits for stage 'a' of run r1 on host ")
+        assert told.index("run r1 waits for stage 'b' of run r2") < told.index("run r2 waits for stage 'c' of run r3")
+        manager.withdraw("b", Owner.of_run("r1"))
+        assert look("r3") is None
+
+    def test_whoever_could_not_ask_for_some_time_gets_the_place_back(
+        self, manager: LockManager, other: LockManager, clock: Clock
+    ) -> None:
+        """Who waits may be a process that died and was started again."""
+        self.needs_clock(manager)
+        manager.acquire("s", Owner.of_run("r1"), seconds=30)
+        since = manager.wait("s", Owner.of_run("r2")).since
+        clock.advance(1000)
+        assert other.wait("s", Owner.of_run("r3")).first
+        assert manager.wait("s", Owner.of_run("r2"), since=since).first
+        assert not other.wait("s", Owner.of_run("r3")).first
 
     def test_whoever_stops_asking_is_not_waited_for(
         self, manager: LockManager, other: LockManager, clock: Clock
@@ -316,36 +375,6 @@ class LockManagerSuite(LockManagerFixtures):
         manager.acquire("s", one, seconds=30)
         assert len(told) == 2
 
-    def test_a_heartbeat_renews_in_the_background(self, make_manager: Callable[..., LockManager]) -> None:
-        """Until the block ends."""
-        manager = make_manager()
-        self.needs_guards(manager)
-        owner = Owner.of_run("r1")
-        first = manager.acquire("s", owner, seconds=0.3)
-        with manager.keep_alive("s", owner, seconds=0.3) as alive:
-            until(lambda: heartbeat(manager) > first.heartbeat)
-            second = heartbeat(manager)
-            until(lambda: heartbeat(manager) > second)
-            alive.check()
-        assert not [thread for thread in threading.enumerate() if thread.name == "pipedag-lease-s"]
-
-    def test_a_heartbeat_notices_that_the_stage_was_lost(self, make_manager: Callable[..., LockManager]) -> None:
-        """It remembers the error for whoever works, and tells the listeners."""
-        manager, other = make_manager(), make_manager()
-        self.needs_guards(manager)
-        owner = Owner.of_run("r1")
-        lost = threading.Event()
-        manager.add_listener(lambda _stage, _old, new: lost.set() if new is LockState.INVALID else None)
-        manager.acquire("s", owner, seconds=0.3)
-        with manager.keep_alive("s", owner, seconds=0.3) as alive:
-            other.acquire("s", Owner.of_run("r2"), seconds=30, is_over=lambda lease: True)
-            assert lost.wait(PATIENCE)
-            until(lambda: alive.lost)
-            with pytest.raises(StaleRunError, match="r2"):
-                alive.check()
-        with pytest.raises(StaleRunError, match="r2"):
-            manager.keep_alive("s", owner, seconds=30).__enter__()
-
     @pytest.mark.parametrize("stage", ["a b", "Größe/λ", "..", "a%2Fb", "x" * 300, "UPPER", '<>:"|?*'])
     def test_a_stage_may_have_any_name(self, manager: LockManager, other: LockManager, stage: str) -> None:
         """The name comes back as it was."""
@@ -353,48 +382,3 @@ class LockManagerSuite(LockManagerFixtures):
         manager.acquire(stage, Owner.of_run("airflow:däg/r 1"), seconds=30)
         assert [lease.stage for lease in other.leases()] == [stage]
         assert other.release_run("airflow:däg/r 1") == [stage]
-
-    def test_a_killed_holder_frees_its_stage(self, real_time: LockManager, remotes: Callable[[], Remote]) -> None:
-        """SIGKILL of the session's process; no waiting for the lease to expire."""
-        manager = real_time
-        self.needs_guards(manager)
-        remote = remotes()
-        remote.call("acquire", "s", remote.owner("r1"), seconds=3600)
-        with pytest.raises(StageBusyError):
-            manager.acquire("s", Owner.of_run("r2"), seconds=30)
-        remote.kill()
-        assert manager.acquire("s", Owner.of_run("r2"), seconds=30).owner.run_id == "r2"
-
-    def test_a_killed_waiter_is_skipped_at_once(self, real_time: LockManager, remotes: Callable[[], Remote]) -> None:
-        """SIGKILL of a session that waits."""
-        manager = real_time
-        self.needs_guards(manager)
-        manager.acquire("s", Owner.of_run("r1"), seconds=3600)
-        remote = remotes()
-        with pytest.raises(StageBusyError):
-            remote.call("acquire", "s", remote.owner("r2"), seconds=30)
-        manager.release("s", Owner.of_run("r1"))
-        with pytest.raises(StageBusyError, match="r2"):
-            manager.acquire("s", Owner.of_run("r3"), seconds=30)
-        remote.kill()
-        assert manager.acquire("s", Owner.of_run("r3"), seconds=30).owner.run_id == "r3"
-
-    def test_of_many_processes_one_gets_the_stage(self, real_time: LockManager, remotes: Callable[[], Remote]) -> None:
-        """All ask at once, several times; tokens only grow."""
-        manager = real_time
-        self.needs_guards(manager)
-        processes = [remotes() for _ in range(4)]
-        tokens = []
-        for turn in range(5):
-            runs = [f"r{turn}.{number}" for number in range(len(processes))]
-            for remote, run in zip(processes, runs, strict=True):
-                remote.send("acquire", "s", Owner.of_run(run), seconds=30)
-            granted = []
-            for remote in processes:
-                with contextlib.suppress(StageBusyError):
-                    granted.append(remote.result())
-            assert len(granted) == 1
-            tokens.append(granted[0].token)
-            for run in runs:
-                manager.release_run(run)
-        assert tokens == sorted(set(tokens))

@@ -42,6 +42,11 @@ class AirflowRequestError(RuntimeError):
         self.status = status
         self.body = body
 
+    @property
+    def is_of_database(self) -> bool:
+        """Whether Airflow's database refused the request, by Airflow's own words for it."""
+        return self.status == 500 and '"Database error"' in self.body
+
 
 class DagImportError(RuntimeError):
     """Airflow could not import the file in which a DAG was expected; the message is Airflow's."""
@@ -67,6 +72,9 @@ class AirflowClient:
     def request(self, method: str, path: str, body: object = None) -> Any:
         """Send a request with the user's token and return the decoded JSON answer.
 
+        A request that Airflow's own database refused is sent again until the client's time-out: SQLite lets one
+        transaction write at a time, and what was refused has been rolled back as a whole.
+
         Args:
             method: The HTTP method.
             path: The path with its query, such as ``/api/v2/dags?limit=5``.
@@ -77,7 +85,14 @@ class AirflowClient:
         """
         if self._token is None:
             self._token = self._send("POST", "/auth/token", self._login)["access_token"]
-        return self._send(method, path, body, self._token)
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return self._send(method, path, body, self._token)
+            except AirflowRequestError as error:
+                if not error.is_of_database or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_POLL)
 
     def health(self, timeout: float = 5) -> dict[str, Any]:
         """Return the state of each component; needs no login.

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.facts import TableFacts, TableLocation
+from pipedag_airflow.backend.table.sql.facts import ObjectType, TableFacts, TableLocation
 from pipedag_airflow.core.containers import Table
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ def read(store: SQLTableStore, place: TableLocation, input_type: Any = pl.DataFr
 
 
 def objects(store: SQLTableStore, *schemas: str) -> dict[tuple[str, str], bool]:
-    """Return the tables and views of schemas."""
+    """Return the tables and views of schemas; the value says whether it is a view."""
     with store.transaction() as transaction:
-        return transaction.objects(schemas or [SCHEMA])
+        found = transaction.objects(schemas or [SCHEMA])
+    return {place: kind is not ObjectType.TABLE for place, kind in found.items()}
 
 
 def quoted(store: SQLTableStore, *names: str) -> str:

@@ -7,7 +7,7 @@
         def make_store(self, tmp_path):
             return functools.partial(MyTableStore, f"mydatabase:///{tmp_path}/test")
 
-What a store says of itself (``transactional_ddl``, ``has_materialization_details``, …) decides which tests apply. The
+What a store says of itself (``transactional_ddl``, ``stores_structs``, …) decides which tests apply. The
 suite needs pandas and polars.
 """
 
@@ -22,11 +22,12 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from pipedag_airflow.core.containers import Table
+from pipedag_airflow.core.containers import Table, View
 from pipedag_airflow.errors import ConfigError, StoreError, UnsupportedValueError
+from pipedag_airflow.testing.names_suite import NamesSuite
+from pipedag_airflow.testing.nullability_suite import NullabilitySuite
 from pipedag_airflow.testing.store_fixtures import (
     FRAME,
-    HOSTILE_NAMES,
     LITERALS,
     REFUSED,
     ROWS,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["TableStoreSuite"]
 
 
-class TableStoreSuite(TableStoreFixtures):
+class TableStoreSuite(NamesSuite, NullabilitySuite, TableStoreFixtures):
     """Tests of one table store."""
 
     # --- transactions -----------------------------------------------------------------------------------------------
@@ -176,11 +177,11 @@ class TableStoreSuite(TableStoreFixtures):
 
     def test_a_key_that_is_not_unique_is_an_error(self, store: SQLTableStore) -> None:
         """It names task and table, and a value."""
-        with pytest.raises(StoreError, match=r"'t' of task 'task'.*7"):
+        with pytest.raises(StoreError, match=r"(?s)'t' of task 'task'.*7"):
             write(store, pl.DataFrame({"k": [1, 7, 7]}), primary_key="k")
         assert not objects(store)
 
-    @pytest.mark.parametrize(("obj", "options", "message"), REFUSED, ids=str)
+    @pytest.mark.parametrize(("obj", "options", "message"), REFUSED, ids=[message for *_, message in REFUSED])
     def test_what_cannot_be_stored_is_an_error(
         self, store: SQLTableStore, obj: Any, options: dict[str, Any], message: str
     ) -> None:
@@ -192,38 +193,18 @@ class TableStoreSuite(TableStoreFixtures):
         """The frame's values are cast; values that cannot be are an error that names the table."""
         facts = write(store, FRAME, type_map={"a": sa.String})
         assert read(store, location(facts))["a"].to_list() == ["1", "2"]
-        with pytest.raises(StoreError, match=r"Table 't' of task 'task'.*'x'"):
+        with pytest.raises(StoreError, match=r"(?s)Table 't' of task 'task'.*['\"]x['\"]"):
             write(store, FRAME, type_map={"b": sa.Integer()})
 
-    # --- names ------------------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("name", HOSTILE_NAMES)
-    def test_any_name_will_do(self, store: SQLTableStore, name: str) -> None:
-        """For schemas, tables, columns and indexes, from writing to dropping."""
-        schema = store.generation_schema(name, 1)
-        frame = pl.DataFrame({name: [1, 2], "other": [3.5, None]})
-        facts = write(store, frame, name, schema, primary_key=name, indexes=[[name, "other"]])
-        assert facts.columns[0].name == name
-        place = location(facts, name, schema)
-        assert read(store, place).equals(frame)
-        alias = store.read_table(None, place, sa.Table, "task")
-        query = sa.select(alias).where(alias.c[name] == 2)
-        assert write(store, query, f"{name} 2", schema).rows == 1
+    def test_a_view_shows_what_its_query_gives(self, store: SQLTableStore) -> None:
+        """And takes the place of a table of its name."""
+        source = store.read_table(None, location(write(store, FRAME, "from table"), "from table"), sa.Table, "task")
+        write(store, FRAME, "v")
         with store.transaction() as transaction:
-            transaction.show(store.schema(name), name, schema, name)
-        shown = location(facts, name, store.schema(name))
-        assert read(store, shown).equals(frame)
-        with store.transaction() as transaction:
-            transaction.hide(store.schema(name), name)
-            transaction.drop_generation_schema(schema)
-        assert not objects(store, schema, store.schema(name))
-
-    def test_schemas_have_prefix_and_suffix(self, make_store: Callable[..., SQLTableStore]) -> None:
-        """The metadata's too."""
-        store = make_store(schema_prefix="Pre ", schema_suffix="_suf")
-        assert (store.schema("x"), store.generation_schema("x", 12)) == ("Pre x_suf", "Pre x__g12_suf")
-        assert objects(store, "Pre pipedag_metadata_suf")
-        store.dispose()
+            facts = transaction.write_table(SCHEMA, View(sa.select(source).where(source.c.a == 2), "v"), "task")
+        assert (facts.rows, facts.view, [column.name for column in facts.columns]) == (1, True, ["a", "b"])
+        assert read(store, location(facts, "v")).rows() == [(2, None)]
+        assert objects(store) == {(SCHEMA, "from table"): False, (SCHEMA, "v"): True}
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 
@@ -237,7 +218,7 @@ class TableStoreSuite(TableStoreFixtures):
             f"CREATE VIEW {view} AS SELECT a FROM {table}",  # noqa: S608 - the script of a test
         ]
         with store.transaction() as transaction:
-            made = transaction.run_script(SCHEMA, statements, "task")
+            made = transaction.run_script(SCHEMA, statements, "task").tables
         assert {name: (facts.rows, facts.view) for name, facts in made.items()} == {"T 1": (2, False), "v": (2, True)}
         assert read(store, location(made["T 1"], "T 1"))["b"].to_list() == ["%s :b", "50%"]
         assert read(store, location(made["v"], "v"))["a"].to_list() == [1, 2]
@@ -269,7 +250,7 @@ class TableStoreSuite(TableStoreFixtures):
         for _ in range(2):
             with store.transaction() as transaction:
                 transaction.drop_objects(SCHEMA, made)
-                made = sorted(transaction.run_script(SCHEMA, statements, "task"))
+                made = sorted(transaction.run_script(SCHEMA, statements, "task").tables)
             assert made == ["a", "v"]
 
     # --- publishing -------------------------------------------------------------------------------------------------
@@ -316,7 +297,7 @@ class TableStoreSuite(TableStoreFixtures):
         assert [str(dtype) for dtype in numpy.dtypes] == ["Int64", "string"]
         assert [str(dtype) for dtype in arrow.dtypes] == ["int64[pyarrow]", "string[pyarrow]"]
         assert arrow.equals(read(store, place, {"type": pd.DataFrame, "backend": "arrow"}))
-        assert numpy.attrs["name"] == arrow.attrs["name"] == "t"
+        assert numpy.attrs == arrow.attrs == {}, "what a task makes from a frame has a name of its own"
         for frame in (numpy, arrow):
             assert frame["a"].tolist() == [1, 2]
             assert frame["b"][0] == "x"
@@ -355,19 +336,33 @@ class TableStoreSuite(TableStoreFixtures):
 
     # --- options ----------------------------------------------------------------------------------------------------
 
-    def test_details_are_refused_where_there_are_none(
+    def test_details_that_are_not_configured_are_refused(
         self, make_store: Callable[..., SQLTableStore], caplog: pytest.LogCaptureFixture
     ) -> None:
         """Strictly, or with a line in the log."""
         strict, lax = make_store(), make_store(strict_materialization_details=False)
-        if strict.has_materialization_details:
-            pytest.skip("the store has materialization details")
-        strict.check_materialization_details(None, "Table 't'")
+        assert strict.details.of(None, "Table 't'") == {}
         with pytest.raises(ConfigError, match="Table 't' has the materialization details 'fast'"):
-            strict.check_materialization_details("fast", "Table 't'")
+            strict.details.of("fast", "Table 't'")
         with caplog.at_level(logging.ERROR):
-            lax.check_materialization_details("fast", "Table 't'")
+            assert lax.details.of("fast", "Table 't'") == {}
         assert "Table 't' has the materialization details 'fast'" in caplog.text
+
+    def test_details_that_the_store_does_not_know_are_refused(
+        self, make_store: Callable[..., SQLTableStore], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """When it is made, with what to do; or they are passed over with a line in the log."""
+        labels = {"fast": {"nitro": True}}
+        with pytest.raises(
+            ConfigError, match=r"materialization_details\.fast\.nitro: .*strict_materialization_details=F"
+        ):
+            make_store(materialization_details=labels)
+        with caplog.at_level(logging.ERROR):
+            lax = make_store(materialization_details=labels, strict_materialization_details=False)
+        assert lax.details.of("fast", "Table 't'") == {}
+        assert "materialization_details.fast.nitro" in caplog.text
+        with pytest.raises(ConfigError, match="default_materialization_details is 'slow'"):
+            make_store(default_materialization_details="slow")
 
     def test_schemas_can_be_left_to_others(self, make_store: Callable[..., SQLTableStore]) -> None:
         """With avoid_drop_create_schema the objects go and the schema stays."""

@@ -60,7 +60,10 @@ class Supervisor:
         self.exit_codes: dict[str, int] = {}
 
     def run(self) -> int:
-        """Run until asked to stop, until the parent is gone, or until a component dies; return the exit code."""
+        """Run until asked to stop, until the parent is gone, or until a component dies; return the exit code.
+
+        Only a triggerer that is killed is started again, because Airflow goes on without one.
+        """
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of the components become children of ours, which we can reap
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _leave)
@@ -69,6 +72,7 @@ class Supervisor:
             while not self.exit_codes and os.getppid() == self.parent:
                 time.sleep(_POLL)
                 self._reap()
+                self._revive_triggerer()
             return 1
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -124,6 +128,12 @@ class Supervisor:
                     if known == pid:
                         self._record(name, os.waitstatus_to_exitcode(status))
         return False
+
+    def _revive_triggerer(self) -> None:
+        if self.exit_codes.get("triggerer") == -signal.SIGKILL:
+            del self.exit_codes["triggerer"]
+            self._fork("triggerer", partial(_command, "triggerer"))
+            self._write_status()
 
     def _record(self, name: str, exit_code: int) -> None:
         self.exit_codes[name] = exit_code

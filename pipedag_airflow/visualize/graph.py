@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pydot
 
     from pipedag_airflow.core.flow import Flow
-    from pipedag_airflow.core.plan import PlanStage
+    from pipedag_airflow.core.plan import PlanGroup, PlanStage
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.run.result import Result
 
@@ -49,12 +49,23 @@ def draw(flow: Flow, result: Result | None = None) -> pydot.Dot:
     picture = _Picture(_pydot(), flow, result)
     plan = flow.plan()
     graph = picture.graph()
-    clusters: dict[str, pydot.Subgraph] = {}
+    boxes: dict[str, pydot.Subgraph] = {}
+
+    def home(group: str | None, stage: str | None) -> Any:
+        """Return what stands in no box of its own: the box of a group, made on first use, of a stage, or the graph."""
+        if group is None:
+            return graph if stage is None else boxes[stage]
+        if group not in boxes:
+            planned = plan.group_by_id[group]
+            boxes[group] = picture.box(planned)
+            home(planned.parent, planned.stage).add_subgraph(boxes[group])
+        return boxes[group]
+
     for stage in plan.stages:  # an enclosing stage stands before those in it
-        clusters[stage.name] = picture.cluster(stage)
-        (graph if stage.parent is None else clusters[stage.parent]).add_subgraph(clusters[stage.name])
+        boxes[stage.name] = picture.cluster(stage)
+        home(stage.group, stage.parent).add_subgraph(boxes[stage.name])
         for node in stage.tasks:
-            clusters[stage.name].add_node(picture.node(flow.tasks[node]))
+            home(plan.node_by_id[node].group, stage.name).add_node(picture.node(flow.tasks[node]))
     for stage in plan.stages:
         for node in stage.tasks:
             for source in plan.node_by_id[node].inputs:
@@ -104,6 +115,19 @@ class _Picture:
             **(_SELECTED if selected else _UNSELECTED),
         )
         return cluster
+
+    def box(self, group: PlanGroup) -> pydot.Subgraph:
+        selected = not self.selected.isdisjoint(group.tasks)
+        label = group.label or ""
+        style = ["rounded", *(["bold"] if group.ordering_barrier else []), *([] if selected else ["dashed"])]
+        box: pydot.Subgraph = self.pydot.Subgraph(
+            _quoted(f"cluster_{group.id}"),
+            label=_quoted(label),
+            tooltip=_tooltip(f"{label}\nordering barrier" if group.ordering_barrier else label),
+            style=f'"{",".join(style)}"',
+            **(_SELECTED if selected else _UNSELECTED),
+        )
+        return box
 
     def node(self, task: Task) -> pydot.Node:
         look = {"fillcolor": _quoted(_FILL[self.states.get(task.id, FinalTaskState.UNKNOWN)])}

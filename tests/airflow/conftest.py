@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from pipedag_airflow import ConfigContext
     from pipedag_airflow.backend.metadata import MetadataRepository, ObjectRecord, TaskRecord
 
+#: A password that is recognised wherever it is, and however it is escaped: by its first letters.
+CANARY = "c4n4ry7f3a9b/:@ %\"'x"
+
 YAML = """
 name: {name}
 instances:
   __any__:
     instance_id: {name}
+    lease_seconds: 20
     stage_commit_technique: read_views
     auto_table: [pandas.DataFrame, polars.DataFrame]
     table_store:
@@ -44,8 +49,33 @@ class FlowAirflow(LocalAirflow):
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
+        self.lineage = folder / "lineage.jsonl"
         self.data.mkdir()
-        super().__init__(folder / "airflow", env={"PIPEDAG_HOME": str(self.data)})
+        #: A folder of flows whose runs keep their code.
+        self.snapshots = folder / "snapshots"
+        self.snapshots.mkdir()
+        bundles = [
+            ("dags-folder", "airflow.dag_processing.bundles.local.LocalDagBundle", {}),
+            ("snapshots", "pipedag_airflow.provider.bundles.SnapshotDagBundle", {"path": str(self.snapshots)}),
+        ]
+        env = {
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+                [{"name": name, "classpath": classpath, "kwargs": kwargs} for name, classpath, kwargs in bundles]
+            ),
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(folder / "bundles"),
+            "PIPEDAG_HOME": str(self.data),
+            "CANARY": CANARY,
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            # Lineage goes to a file, of the DAGs that ask for it.
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(self.lineage), "append": True}
+            ),
+            "AIRFLOW__OPENLINEAGE__SELECTIVE_ENABLE": "True",
+            # How long the triggers of a triggerer that is dead wait for another one.
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+        }
+        super().__init__(folder / "airflow", env=env)
 
 
 @dataclass(frozen=True)
@@ -82,11 +112,11 @@ class FlowRun:
 class FlowFolder:
     """Flow files in a folder of Airflow's, with a pipedag.yaml and so an instance of their own."""
 
-    def __init__(self, airflow: FlowAirflow, name: str) -> None:
+    def __init__(self, airflow: FlowAirflow, name: str, root: Path | None = None) -> None:
         self.airflow = airflow
         self.client = airflow.client
         self.name = name
-        self.folder = airflow.dags_folder / name
+        self.folder = (root or airflow.dags_folder) / name
         self.data = airflow.data / name
         self.folder.mkdir()
         self.data.mkdir()
@@ -97,7 +127,7 @@ class FlowFolder:
         dag_id = flow or self.name
         file = f"{self.name}/{dag_id}.py"
         now = datetime.now(UTC)
-        (self.airflow.dags_folder / file).write_text(text)
+        (self.folder / f"{dag_id}.py").write_text(text)
         self.client.wait_dag(dag_id, file=file, parsed_after=now)
         self.client.unpause(dag_id)
 
@@ -112,7 +142,7 @@ class FlowFolder:
     def finished(self, run_id: str, flow: str | None = None) -> FlowRun:
         """Wait for the end of a run; whatever it was, Airflow's view of it and the data agree."""
         dag_id = flow or self.name
-        state = self.client.wait_run(dag_id, run_id, timeout=120)["state"]
+        state = self.client.wait_run(dag_id, run_id, timeout=240)["state"]
         tasks = {task["task_id"]: task for task in self.client.task_instances(dag_id, run_id)}
         run = FlowRun(dag_id, run_id, state, tasks)
         self.check(run)
@@ -125,6 +155,29 @@ class FlowFolder:
             assert time.monotonic() < deadline, f"{node} did not become {state}: {states}"
             time.sleep(0.1)
 
+    def wait_until_free(self) -> None:
+        """Wait until no stage is held."""
+        locks = self.config().lock_manager
+        deadline = time.monotonic() + 60
+        while leases := locks.leases():
+            assert time.monotonic() < deadline, leases
+            time.sleep(0.1)
+
+    def wait_import_error(self, file: str) -> str:
+        """Wait until Airflow shows an import error of a file, and return its text."""
+        deadline = time.monotonic() + 60
+        while not (found := [error for error in self.client.import_errors() if error["filename"] == file]):
+            assert time.monotonic() < deadline, f"{file} has no import error"
+            time.sleep(0.1)
+        return str(found[0]["stack_trace"])
+
+    def wait_no_import_errors(self) -> None:
+        """Wait until Airflow shows no import error of any file in this folder, as what it told of has been mended."""
+        deadline = time.monotonic() + 60
+        while found := [error for error in self.client.import_errors() if error["filename"].startswith(self.name)]:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.1)
+
     def log(self, run: FlowRun, node: str) -> str:
         return self.client.log(run.dag_id, run.run_id, node, try_number=run.tasks[node]["try_number"])
 
@@ -132,11 +185,19 @@ class FlowFolder:
         return PipedagConfig(self.folder).get()
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Ask the database as a reader does who knows nothing of us."""
+        """Ask the database as a reader does who knows nothing of us, as soon as no other process has the file."""
         import duckdb
 
-        with duckdb.connect(str(self.data / "pipeline.duckdb"), read_only=True) as connection:
-            return connection.execute(sql).fetchall()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with duckdb.connect(str(self.data / "pipeline.duckdb"), read_only=True) as connection:
+                    return connection.execute(sql).fetchall()
+            except duckdb.IOException as error:
+                # A run that is over gives its stages back; a step that outlives its run finds out that it has lost.
+                if "Conflicting lock" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
 
     def tables(self) -> dict[str, int]:
         """Return the rows of everything that readers see."""
@@ -156,12 +217,17 @@ class FlowFolder:
     def check(self, run: FlowRun) -> None:
         """Compare Airflow's view of every task instance with the metadata, and the metadata with the data."""
         with self.config().table_store.transaction() as transaction:
+            history = _History.of(transaction.metadata, f"airflow:{run.dag_id}/{run.run_id}")
+        for node, state in run.states.items():
+            assert state in history.shown_as(node), f"{node} is {state} in Airflow, but in the metadata: {history}"
+        self.check_data()
+
+    def check_data(self) -> None:
+        """Compare the metadata with the data."""
+        with self.config().table_store.transaction() as transaction:
             metadata = transaction.metadata
             live = [(stage.stage, stage.live) for stage in metadata.all_stages() if stage.live is not None]
             published = _tables(metadata.read_tasks(live))
-            history = _History.of(metadata, f"airflow:{run.dag_id}/{run.run_id}")
-        for node, state in run.states.items():
-            assert state in history.shown_as(node), f"{node} is {state} in Airflow, but in the metadata: {history}"
         assert self.tables() == {f"{table.stage}.{table.name}": table.rows for table in published}
 
 
@@ -227,3 +293,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowAirflow]:
 def flows(airflow: FlowAirflow) -> Callable[[str], FlowFolder]:
     """Make a folder for flows; its name is that of its instance."""
     return lambda name: FlowFolder(airflow, name)
+
+
+@pytest.fixture
+def snapshots(airflow: FlowAirflow) -> Callable[[str], FlowFolder]:
+    """Make a folder for flows whose runs keep their code."""
+    return lambda name: FlowFolder(airflow, name, airflow.snapshots)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -16,7 +17,7 @@ from pipedag_airflow.testing.airflow import DagImportError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import FlowAirflow, FlowFolder
+    from conftest import FlowAirflow, FlowFolder, FlowRun
 
 pytestmark = pytest.mark.airflow
 
@@ -42,7 +43,7 @@ def large(table):
     return Table(sa.select(table).where(table.c.n2 > 2), "large")
 
 
-@materialize(version="1")
+@materialize(version="1", airflow={"docs_url": "https://example.org/words"})
 def words():
     return Table(pl.DataFrame({"w": ["a", "b"]}), "words")
 
@@ -85,6 +86,12 @@ def chain(flows: Callable[[str], FlowFolder]) -> SimpleNamespace:
     return SimpleNamespace(**locals())
 
 
+def links(folder: FlowFolder, run: FlowRun, node: str) -> dict[str, str | None]:
+    instance = f"/api/v2/dags/{run.dag_id}/dagRuns/{quote(run.run_id)}/taskInstances/{node}"
+    shown: dict[str, str | None] = folder.client.request("GET", f"{instance}/links")["extra_links"]
+    return shown
+
+
 class TestChain:
     def test_the_first_run_executes_everything(self, chain: SimpleNamespace) -> None:
         assert chain.first.state == "success"
@@ -118,6 +125,48 @@ class TestChain:
         assert chain.unchanged.processes == BEGINS
         assert chain.unchanged.skipped == TASKS | COMMITS
         assert chain.unchanged_live == chain.first_live
+
+    def test_a_task_shows_its_inputs_and_its_query_and_links_to_its_tables_and_those_of_the_run_before(
+        self, chain: SimpleNamespace
+    ) -> None:
+        client, run = chain.folder.client, chain.bumped
+        shown = run.tasks["ingest.large"]["rendered_fields"]
+        assert shown["inputs"]["table"].startswith("table ingest.doubled, generation ")
+        assert shown["sql"].startswith("-- large\nSELECT ")
+        instance = f"/api/v2/dags/chain/dagRuns/{quote(run.run_id)}/taskInstances/ingest.large"
+        shown = links(chain.folder, run, "ingest.large")
+        assert shown["Tables"].endswith(f"/dags/chain/runs/{quote(run.run_id, safe='')}/tasks/ingest.large/xcom")
+        assert f"/runs/{quote(chain.first.run_id, safe='')}/" in shown["Tables of the run before"]
+        assert shown["Generation"].endswith("/tasks/ingest.commit_transaction/xcom")
+        told = client.request("GET", f"{instance}/xcomEntries/return_value?deserialize=true")["value"]
+        assert told["tables"]["large"]["rows"] == 2
+
+    def test_a_task_that_begin_skips_has_links_to_its_tables_to_the_run_that_made_them_and_to_its_documents(
+        self, chain: SimpleNamespace
+    ) -> None:
+        def page(run: FlowRun, node: str) -> str:
+            return f"{chain.folder.airflow.url}/dags/chain/runs/{quote(run.run_id, safe='')}/tasks/{node}/xcom"
+
+        first, unchanged, bumped = chain.first, chain.unchanged, chain.bumped
+        assert links(chain.folder, unchanged, "ingest.words") == {
+            "Tables": page(unchanged, "ingest.begin_transaction"),
+            "Tables of the run before": page(first, "ingest.words"),
+            "Generation": page(first, "ingest.commit_transaction"),
+            "Docs": "https://example.org/words",
+        }
+        # Where the run publishes the stage, its own commit says what readers see.
+        assert links(chain.folder, bumped, "ingest.numbers") == {
+            "Tables": page(bumped, "ingest.begin_transaction"),
+            "Tables of the run before": page(first, "ingest.numbers"),
+            "Generation": page(bumped, "ingest.commit_transaction"),
+            "Docs": None,
+        }
+        assert links(chain.folder, unchanged, "ingest.commit_transaction")["Generation"] == page(
+            first, "ingest.commit_transaction"
+        )
+        begin = f"/api/v2/dags/chain/dagRuns/{quote(unchanged.run_id)}/taskInstances/ingest.begin_transaction"
+        told = chain.folder.client.request("GET", f"{begin}/xcomEntries/skipped?deserialize=true")["value"]
+        assert told["ingest.numbers"]["tables"] == {"numbers": {"schema": "ingest__g1", "rows": 3}}
 
     def test_a_version_bump_in_the_middle_runs_exactly_the_dependants(self, chain: SimpleNamespace) -> None:
         assert chain.bumped.state == "success"
@@ -180,6 +229,8 @@ class TestFailure:
         assert run.states["first.risky"] == "failed"
         assert folder.tables() == {}
         assert "ZeroDivisionError: on purpose" in folder.log(run, "first.risky")
+        # Nobody has to ask for it: a local run, for example, could not find out that the run is over.
+        folder.wait_until_free()
 
         folder.write(MENDED.replace("VERSION", "1").replace("BODY", mended))
         run = folder.clear(run, "first.risky")
@@ -201,6 +252,45 @@ class TestFailure:
         assert run.executed == {"first.risky", "second.after"}
         assert "Waiting for stage" not in folder.log(run, "first.begin_transaction")
         assert folder.query("select distinct version from second.after") == [("2",)]
+
+
+AUDITED = """
+import polars as pl
+from pipedag_airflow import Flow, Stage, Table, input_stage_versions, materialize
+
+
+@materialize(version="ROWS")
+def orders():
+    return Table(pl.DataFrame({"id": range(ROWS)}), "orders")
+
+
+@input_stage_versions(input_type=pl.DataFrame, version="1")
+def nothing_gets_lost(tables, published):
+    if published:
+        before, now = len(published["orders"]), len(tables["orders"])
+        assert now >= before, f"{before} orders before, {now} now"
+
+
+with Flow("audited") as flow, Stage("clean"):
+    orders()
+    nothing_gets_lost()
+"""
+
+
+def test_an_audit_that_fails_keeps_its_stage_from_being_published(flows: Callable[[str], FlowFolder]) -> None:
+    folder = flows("audited")
+    folder.write(AUDITED.replace("ROWS", "3"))
+    assert set(folder.run().states.values()) == {"success"}
+
+    folder.write(AUDITED.replace("ROWS", "2"))
+    run = folder.run()
+    assert run.state == "failed"
+    assert run.states["clean.nothing_gets_lost"] == "failed"
+    assert run.states["clean.commit_transaction"] == "upstream_failed"
+    log = folder.log(run, "clean.nothing_gets_lost")
+    assert "AssertionError: 3 orders before, 2 now" in log
+    assert "so stage clean is not published; readers see generation 1 as before" in log
+    assert folder.tables() == {"clean.orders": 3}
 
 
 NESTED = """
@@ -345,6 +435,27 @@ def test_a_flow_that_cannot_be_compiled_is_an_import_error_that_says_what_to_men
     assert chain.folder.name in {dag["dag_id"] for dag in airflow.client.dags()}
     assert {error["filename"] for error in airflow.client.import_errors()} == {"broken_flow.py"}
     file.unlink()
+
+
+def test_a_second_file_with_the_flow_is_an_error_of_both_and_the_run_goes_on_when_it_is_gone(
+    flows: Callable[[str], FlowFolder],
+) -> None:
+    folder = flows("namesake")
+    go, copy, original = folder.data / "go", folder.folder / "namesake_copy.py", folder.folder / "namesake.py"
+    text = SHARED.replace("FLOW", "namesake").replace("GO", str(go))
+    folder.write(text)
+    run_id = folder.client.trigger("namesake")
+    folder.wait_task("namesake", run_id, "shared.slow_namesake", "running")
+    copy.write_text(text.replace('"x": [1]', '"x": [2]'))
+    for file in (copy, original):
+        error = folder.wait_import_error(f"namesake/{file.name}")
+        assert f"DuplicateNameError: The files {original} and {copy} each have a flow" in error
+    go.touch()
+    copy.unlink()
+    folder.wait_no_import_errors()  # Airflow forgets the error of a file that is gone when it lists its folder again
+
+    assert folder.finished(run_id).state == "success"
+    assert folder.query("select x from reader_of_namesake.read_by_namesake") == [(1,)]
 
 
 KINDS = """

@@ -43,6 +43,18 @@ SPLIT = {
     "parameters are no dollar quotes": ("SELECT $1; SELECT $2$1", ["SELECT $1", "SELECT $2$1"]),
     "a name with dollars is no dollar quote": ("SELECT a$$b; SELECT c$$d", ["SELECT a$$b", "SELECT c$$d"]),
     "a number sign is no comment": ("SELECT 1 # 2; SELECT 3", ["SELECT 1 # 2", "SELECT 3"]),
+    "in the body of a function": (
+        "create function f() begin atomic select case x when 1 then 2 end; select ';'; end; select case x end; b",
+        [
+            "create function f() begin atomic select case x when 1 then 2 end; select ';'; end",
+            "select case x end",
+            "b",
+        ],
+    ),
+    "names like words": (
+        "select s.case, end_1 ; begin atomically; b",
+        ["select s.case, end_1", "begin atomically", "b"],
+    ),
     "semicolons of a list of strings": ("SELECT ['a;]']; SELECT 2", ["SELECT ['a;]']", "SELECT 2"]),
 }
 
@@ -56,6 +68,7 @@ SEPARATORS = {
     "one character": ("|", "SELECT 1; | SELECT '|'", ["SELECT 1;", "SELECT '|'"]),
     "several characters": (";;", "SELECT 1; SELECT 2;; SELECT 3", ["SELECT 1; SELECT 2", "SELECT 3"]),
     "a word": ("GO", "SELECT 1\nGO\nSELECT 2\nGO", ["SELECT 1", "SELECT 2"]),
+    "a word in other letters": ("GO", "SELECT 1 AS go GO b", ["SELECT 1 AS go", "b"]),
     "a word is not part of another": (
         "GO",
         "SELECT GOAT, CARGO\nGO SELECT GO_1",
@@ -114,10 +127,13 @@ LOGICAL = {
     "a generation": (PLAIN, "SELECT * FROM clean__g12.t", "SELECT * FROM {clean}.t"),
     "several generations": (PLAIN, "clean__g1.a, raw__g2.b, clean__g1.c", "{clean}.a, {raw}.b, {clean}.c"),
     "a quoted name": (PLAIN, 'SELECT * FROM "clean__g12"."t"', 'SELECT * FROM "{clean}"."t"'),
-    "the schema that readers see": (PLAIN, "SELECT * FROM clean.t", "SELECT * FROM clean.t"),
-    "in a string": (PLAIN, "SELECT 'clean__g12'", "SELECT 'clean__g12'"),
-    "in an escape string": (PLAIN, r"SELECT E'\' clean__g12'", r"SELECT E'\' clean__g12'"),
-    "in dollar quotes": (PLAIN, "SELECT $$clean__g12$$", "SELECT $$clean__g12$$"),
+    "the schema that readers see": (PLAIN, "SELECT * FROM clean.t", "SELECT * FROM {clean}.t"),
+    "in a string": (PLAIN, "nextval('clean__g12.ids')", "nextval('{clean}.ids')"),
+    "the schema that readers see in a string": (PLAIN, "SELECT 'clean'", "SELECT 'clean'"),
+    "quoted in a string": (PLAIN, "to_regclass('\"clean__g12\".ids')", "to_regclass('\"{clean}\".ids')"),
+    "a string that names nothing": (PLAIN, "SELECT 'clean__g12'", "SELECT 'clean__g12'"),
+    "in an escape string": (PLAIN, r"SELECT E'\' clean__g12.ids'", r"SELECT E'\' {clean}.ids'"),
+    "in dollar quotes": (PLAIN, "SELECT $$clean__g12.ids$$", "SELECT $${clean}.ids$$"),
     "in comments": (PLAIN, "/* clean__g12 */ -- clean__g12", "/* clean__g12 */ -- clean__g12"),
     "a longer name": (PLAIN, "clean__g12x, xclean__g12, clean__g1_2", "clean__g12x, xclean__g12, clean__g1_2"),
     "a longer name in other letters": (PLAIN, "éclean__g1", "éclean__g1"),

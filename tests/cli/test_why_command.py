@@ -33,7 +33,7 @@ def flow_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_it_tells_why_a_task_ran_and_since_when_it_is_valid(
     flow_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["why", "raw.orders", "--flow", str(flow_file)]) == 0
+    assert main(["why", "raw.orders", str(flow_file)]) == 0
 
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "raw.orders: valid"
@@ -43,5 +43,5 @@ def test_it_tells_why_a_task_ran_and_since_when_it_is_valid(
 
 
 def test_a_wrong_name_is_told_with_the_nearest(flow_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["why", "raw.order", "--flow", str(flow_file)]) == 1
+    assert main(["why", "raw.order", str(flow_file)]) == 1
     assert "Did you mean 'raw.orders'? Known tasks: raw.orders." in capsys.readouterr().err

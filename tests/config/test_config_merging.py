@@ -152,7 +152,6 @@ def test_a_connection_is_merged_into_its_store_and_the_reference_leaves():
                     "table_store": {
                         "table_store_connection": "pg",
                         "class": "some.Store",
-                        "metadata_table_store": {"table_store_connection": "pg"},
                     },
                     "blob_store": {"blob_store_connection": "files"},
                 }
@@ -163,7 +162,6 @@ def test_a_connection_is_merged_into_its_store_and_the_reference_leaves():
         "table_store": {
             "class": "some.Store",
             "args": {"url": "u", "schema_prefix": "p_"},
-            "metadata_table_store": {"args": {"url": "u", "schema_prefix": "p_"}},
         },
         "blob_store": {"class": "some.Blobs", "args": {"base_path": "/b"}},
     }
@@ -237,11 +235,6 @@ def test_a_switched_connection_keeps_what_the_section_below_contributed():
     [
         ({"technical_setup": "bse"}, "technical_setups.bse", "base"),
         ({"table_store": {"table_store_connection": "pq"}}, "table_store_connections.pq", "pg"),
-        (
-            {"table_store": {"metadata_table_store": {"table_store_connection": "pq"}}},
-            "table_store_connections.pq",
-            "pg",
-        ),
         ({"blob_store": {"blob_store_connection": "file"}}, "blob_store_connections.file", "files"),
     ],
 )

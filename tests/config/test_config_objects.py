@@ -150,7 +150,7 @@ def test_a_missing_engine_is_named():
     [
         ("no_such_package.Store", "ModuleNotFoundError"),
         (f"{__name__}.Missing", "AttributeError"),
-        ("Store", "no dotted path"),
+        ("Store", "neither a dotted path"),
         (f"{__name__}.function", "function and no class"),
     ],
 )

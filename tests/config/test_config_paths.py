@@ -56,7 +56,6 @@ def test_sqlalchemy_reads_the_path_of_an_odd_folder_back(write, tmp_path):
         "lock_manager",
         "orchestration",
         "table_store.local_table_cache",
-        "table_store.metadata_table_store",
     ],
 )
 def test_a_relative_base_path_lies_next_to_the_configuration(write, tmp_path, path):

@@ -123,11 +123,6 @@ def test_names_are_inserted_into_url_prefix_and_suffix():
     }
 
 
-def test_names_are_inserted_into_the_metadata_store():
-    config = any_instance(table_store={"metadata_table_store": {"args": {"schema_prefix": "{name}_"}}})
-    assert config.get().config_dict["table_store"]["metadata_table_store"]["args"] == {"schema_prefix": "shop_"}
-
-
 @pytest.mark.parametrize("path", ["blob_store", "lock_manager", "table_store.local_table_cache"])
 def test_names_are_inserted_into_base_paths(path):
     section: dict = {"args": {"base_path": "/data/{name}/{instance_id}/{username}"}}

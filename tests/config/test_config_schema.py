@@ -56,7 +56,6 @@ def test_an_unknown_key_is_named_with_file_line_path_and_the_nearest_key(write):
             "args",
         ),
         ({"blob_store_connections": {"b": {"arg": {}}}}, "blob_store_connections.b.arg", "args"),
-        ({"instances": {"i": {"table_store": {"metadata_store": {}}}}}, "metadata_store", "metadata_table_store"),
     ],
 )
 def test_the_nearest_key_is_offered_at_every_level(data, path, nearest):
@@ -77,6 +76,12 @@ def test_arguments_of_a_class_that_stand_next_to_it_are_sent_to_args():
 
 def test_the_switch_against_kroki_is_explained_away():
     assert "remove it" in refusal({"instances": {"i": {"disable_kroki": True}}})
+
+
+@pytest.mark.parametrize("key", ["metadata_store", "metadata_table_store"])
+def test_a_store_of_its_own_for_the_metadata_is_explained_away(key):
+    message = refusal({"instances": {"i": {"table_store": {key: {"class": "a.B"}}}}})
+    assert f"unknown key '{key}'; remove it: the metadata are in the database of the tables" in message
 
 
 def test_a_technical_setup_does_not_refer_to_another_one():
@@ -112,6 +117,7 @@ def test_all_problems_are_told_at_once(write):
         ("generations_to_keep", 2.5, "a whole number of at least 1"),
         ("generations_to_keep", True, "a whole number of at least 1"),
         ("lease_seconds", 0, "above 0"),
+        ("wait_seconds", -1, "at least 0"),
         ("lease_seconds", "60", "above 0"),
         ("begin_query_seconds", -1, "at least 0"),
         ("table_store", "some.Store", "a map"),
@@ -134,7 +140,6 @@ def test_a_value_of_the_wrong_type_is_shown_with_what_is_expected(key, value, ex
         ("table_store.args", "url", "a map"),
         ("table_store.hook_args", 1, "a map"),
         ("table_store.local_table_cache.store_output", "no", "true or false"),
-        ("table_store.metadata_table_store.args", 1, "a map"),
         ("cache_validation.mode", "force_caches_invalid", "force_cache_invalid"),
         ("cache_validation.disable_cache_function", "x", "true or false"),
         ("airflow.instance", 1, "text"),
@@ -146,7 +151,7 @@ def test_a_value_of_the_wrong_type_is_shown_with_what_is_expected(key, value, ex
         ("airflow.max_active_runs", 0, "at least 1"),
         ("airflow.max_active_tasks", "many", "at least 1"),
         ("airflow.retries", -1, "at least 0"),
-        ("airflow.retry_delay_seconds", "5m", "seconds"),
+        ("airflow.retry_delay", "5m", "seconds"),
         ("airflow.pool", 1, "text"),
         ("airflow.queue", "", "text"),
         ("airflow.default_args", [], "a map"),

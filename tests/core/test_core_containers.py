@@ -54,6 +54,13 @@ def test_indexes_of_any_other_form_are_refused(indexes):
         Table(indexes=indexes)
 
 
+@pytest.mark.parametrize("argument", ["nullable", "non_nullable"])
+@pytest.mark.parametrize("columns", ["a", ("a",), {"a"}, [1], [["a"]]])
+def test_columns_of_which_nullability_is_said_are_a_list(argument, columns):
+    with pytest.raises(TypeError, match=f"{argument} is a list of column names"):
+        Table(**{argument: columns})
+
+
 def test_all_but_object_and_name_of_a_table_go_by_keyword():
     with pytest.raises(TypeError, match="positional"):
         Table(None, "name", "id")

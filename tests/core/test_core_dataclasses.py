@@ -294,12 +294,12 @@ CHANGES = [
     (
         "class Point:\n    x: object",
         "class Spot:\n    x: object",
-        "dataclass 'Point' of the modules of the flow's tasks",
+        "dataclass 'Point' of the modules of the flow and its tasks",
     ),
     ("x: object", "x: object\n    y: int = 0", "stored with the fields x, color, and now it has x, y, color"),
     ("    color: Color = Color.RED", "", "stored with the fields x, color, and now it has x"),
     ("RED = 1", "BLUE = 1", "the member 'RED' of the enum 'Color', which is not there: its members are BLUE"),
-    ("class Color(enum.Enum)", "@dataclass\nclass Color", "the enum 'Color' of the modules of the flow's tasks"),
+    ("class Color(enum.Enum)", "@dataclass\nclass Color", "the enum 'Color' of the modules of the flow and its tasks"),
 ]
 
 

@@ -171,10 +171,25 @@ def stored(container, key="key"):
 
 
 def test_a_stored_table_comes_back_as_a_descriptor_in_the_generation_that_is_read():
-    table = restored(stored(Table(object(), "flights", primary_key="id", indexes=[["a", "b"]])))
+    table = restored(
+        stored(Table(object(), "flights", primary_key="id", indexes=[["a", "b"]], nullable=["a"], non_nullable=["b"]))
+    )
     assert type(table) is Table
     assert (table.obj, table.name, table.primary_key, table.indexes) == (None, "flights", ["id"], [["a", "b"]])
+    assert (table.nullable, table.non_nullable) == (["a"], ["b"])
     assert (table.stage, table.generation, table.cache_key) == ("clean", 3, "key")
+
+
+def test_a_table_that_was_stored_before_there_was_an_option_comes_back_without_it():
+    before = {"$": "table", "name": "flights", "stage": "clean", "key": "key"}
+    table = Decoder(3, {}).load(json.dumps(before))
+    assert (table.name, table.stage, table.cache_key, table.primary_key, table.nullable) == (
+        "flights",
+        "clean",
+        "key",
+        None,
+        None,
+    )
 
 
 def test_a_stored_blob_comes_back_as_a_descriptor():

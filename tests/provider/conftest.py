@@ -37,10 +37,11 @@ class DagFolder:
     def config(self, text: str) -> None:
         (self.path / "pipedag.yaml").write_text(text)
 
-    def parse(self) -> BundleDagBag:
+    def parse(self, file: str = "") -> BundleDagBag:
+        """Parse the whole folder, or one file of it as Airflow's processes do."""
         from airflow.dag_processing.dagbag import BundleDagBag
 
-        return BundleDagBag(self.path, bundle_path=self.path, bundle_name="test")
+        return BundleDagBag(self.path / file, bundle_path=self.path, bundle_name="test")
 
     def python(self, script: str, **env: str) -> str:
         """Run a script in a process of its own, in the folder, and return what it prints last."""

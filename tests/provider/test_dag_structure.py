@@ -6,13 +6,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipedag_airflow import Flow, Stage, materialize
+from pipedag_airflow import Flow, GroupNode, Stage, materialize
 from pipedag_airflow.core.plan import NodeKind
 from pipedag_airflow.errors import FlowError
-from pipedag_airflow.provider.dag import _reduced, compile_dag, stage_edges
+from pipedag_airflow.provider.dag import compile_dag
+from pipedag_airflow.provider.edges import reduced_edges, stage_edges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -268,6 +269,29 @@ def test_names_as_long_as_airflow_takes_them() -> None:
     assert len(compile_dag(flow, {}).tasks) == 3
 
 
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_groups_of_airflows_and_a_barrier_is_edges() -> None:
+    with Flow("flow") as flow, GroupNode("all of it"), Stage("a"):
+        call("x")
+        call("y")
+        with GroupNode("side effects", ordering_barrier=True):
+            call("z")
+            with Stage("b"):
+                call("w")
+    dag = compile_dag(flow, {})
+    assert {"a.x > a.z", "a.y > a.z", "a.x > b.w", "a.y > b.w"} <= edges(dag)
+    groups = dag.task_group.get_task_group_dict()
+    assert {name: set(group.children) for name, group in groups.items() if name} == {
+        "group_1": {"a"},
+        "a": {"a.begin_transaction", "a.x", "a.y", "group_2", "a.commit_transaction"},
+        "group_2": {"a.z", "b"},
+        "b": {"b.begin_transaction", "b.w", "b.commit_transaction"},
+    }
+    assert [groups[name].group_display_name for name in ("group_1", "group_2")] == ["all of it", "side effects"]
+
+
 # --- random plans ------------------------------------------------------------------------------------------------
 
 
@@ -279,9 +303,13 @@ def flows(draw: st.DrawFn) -> Flow:
 
     def fill(depth: int) -> None:
         for _ in range(draw(st.integers(0, 3))):
-            if depth < 3 and draw(st.booleans()):
+            kind = draw(st.sampled_from(["task", "stage", "group"])) if depth < 3 else "task"
+            if kind == "stage":
                 with Stage(f"s{next(number)}"):
                     fill(depth + 1)
+            elif kind == "group":
+                with GroupNode(ordering_barrier=depth > 0 and draw(st.booleans())):
+                    fill(depth)
             elif depth > 0:
                 inputs = draw(st.lists(st.sampled_from(made), max_size=3)) if made else []
                 made.append(call(f"t{next(number)}", *inputs))
@@ -300,11 +328,12 @@ def closure(pairs: set[tuple[str, str]], names: list[str]) -> dict[str, set[str]
     return after
 
 
+@settings(deadline=None)
 @given(flows())
 def test_leaving_out_redundant_edges_keeps_what_follows_what(flow: Flow) -> None:
     full = stage_edges(flow.plan())
     names = sorted({name for edge in full for name in edge})
-    kept = _reduced(full, names)
+    kept = reduced_edges(full)
     assert kept <= full
     before = closure(full, names)
     assert closure(kept, names) == before
@@ -313,6 +342,7 @@ def test_leaving_out_redundant_edges_keeps_what_follows_what(flow: Flow) -> None
         assert not any(target in before[other] for other in before[source] if other != target), "a longer way remains"
 
 
+@settings(deadline=None)
 @given(flows())
 def test_a_task_follows_what_it_reads_and_what_publishes_it(flow: Flow) -> None:
     """The rules of section 9, asked of the graph: every path of data is a path of the DAG, by way of the commits."""
@@ -323,6 +353,8 @@ def test_a_task_follows_what_it_reads_and_what_publishes_it(flow: Flow) -> None:
         begin, commit = f"{node.stage}.begin_transaction", f"{node.stage}.commit_transaction"
         for first, then in pairwise((begin, node.id, commit)):
             assert then in after[first]
+        for other in node.waits_for:
+            assert node.id in after[other]
         for source in node.inputs:
             producer = plan.node_by_id[source].stage
             assert node.id in after[source]

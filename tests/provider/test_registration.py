@@ -166,7 +166,7 @@ flows:
       description: The shop.
       max_active_runs: 2
       max_active_tasks: 5
-      retry_delay_seconds: 90
+      retry_delay: 90
       pool: database
       queue: big
       default_args: {depends_on_past: true, retries: 1}
@@ -184,7 +184,7 @@ def test_the_section_airflow_of_pipedag_yaml_becomes_arguments_of_the_dag(dags: 
     assert dag.tags == {"pipedag", "shop", "daily"}
     assert dag.description == "The shop."
     assert (dag.max_active_runs, dag.max_active_tasks) == (2, 5)
-    assert dag.params.dump() == {"size": 3}
+    assert dag.params["size"] == 3
     for task in dag.tasks:
         assert (task.owner, task.retries, task.retry_delay) == ("anna", 3, timedelta(seconds=90))
         assert (task.pool, task.queue, task.depends_on_past) == ("database", "big", True)
@@ -342,13 +342,20 @@ def test_the_serialised_dag_has_no_secret_of_the_configuration(dags: DagFolder) 
 
 
 def test_parsing_a_flow_file_is_light(dags: DagFolder) -> None:
-    """Every task's process does it: nothing heavy is loaded, and no database, file or lock comes into being."""
+    """Every task's process does it: nothing heavy is loaded, nothing is asked over a network, and no file is made."""
+    dags.config("instances: {__any__: {table_store: {args: {url: 'postgresql://u@db.example.org/x'}}}}")
     dags.write(shop=flow("shop"))
-    heavy = "('pandas', 'polars', 'pyarrow', 'numpy', 'duckdb', 'duckdb_sqlalchemy')"
-    loaded = dags.python(SERIALISE + f"import sys\nprint(sorted(set({heavy}) & sys.modules.keys()))\n")
+    heavy = "('pandas', 'polars', 'pyarrow', 'numpy', 'duckdb', 'duckdb_sqlalchemy', 'psycopg2')"
+    no_network = """
+import socket, sys
+def refuse(self, address):
+    raise AssertionError(f"connects to {address}")
+socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+    loaded = dags.python(no_network + SERIALISE + f"print(sorted(set({heavy}) & sys.modules.keys()))\n")
     assert loaded == "[]"
     assert not (dags.path.parent / "home").exists()
-    assert {path.name for path in dags.path.iterdir()} <= {"shop.py", "__pycache__"}
+    assert {path.name for path in dags.path.iterdir()} <= {"pipedag.yaml", "shop.py", "__pycache__"}
 
 
 def test_a_local_import_of_a_flow_file_loads_no_airflow(dags: DagFolder) -> None:

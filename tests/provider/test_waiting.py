@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.api.datamodels._generated import DagRunState
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, ErrorType, TaskDeferred
+from airflow.sdk.execution_time.comms import ErrorResponse
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-from pipedag_airflow import Flow, Stage, materialize
-from pipedag_airflow.backend.lock import FileLockManager, Lease, Owner
+from pipedag_airflow import Flow, PipedagConfig, Stage, materialize
+from pipedag_airflow.backend.lock import FileLockManager, Lease, LockManager, Owner
+from pipedag_airflow.errors import FlowChangedError, LockError, StaleRunError, StoreError
 from pipedag_airflow.provider import triggers
 from pipedag_airflow.provider.dag import compile_dag
-from pipedag_airflow.provider.operators import _run_is_over
+from pipedag_airflow.provider.dag_runs import ReleaseStages, run_is_over
 from pipedag_airflow.provider.triggers import StageFreeTrigger
 
 if TYPE_CHECKING:
@@ -24,6 +29,17 @@ if TYPE_CHECKING:
 
 HOLDER = Owner.of_run("airflow:dag/run_1")
 OTHER = Owner.of_run("airflow:dag/run_2")
+#: What the form of a run asks for if nobody changes it.
+EVERYTHING = {
+    "instance": "__any__",
+    "dry_run": False,
+    "fail_fast": False,
+    "select": [],
+    "exclude": [],
+    "cache_validation_mode": "as configured",
+    "ignore_cache_function": False,
+    "ignore_task_version": False,
+}
 
 
 @pytest.fixture
@@ -36,8 +52,11 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileLockManager:
     return manager
 
 
+SINCE = 1_700_000_000.0
+
+
 def trigger() -> StageFreeTrigger:
-    return StageFreeTrigger(flow="flow", folder=None, instance=None, stage="stage", poll=0.01)
+    return StageFreeTrigger("flow", None, None, "stage", OTHER.run_id, SINCE, poll=0.01)
 
 
 async def first_event(waiting: StageFreeTrigger) -> dict[str, Any]:
@@ -48,17 +67,17 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, 30))
 
 
-async def _fires_after(*changes: Callable[[], object]) -> tuple[list[bool], dict[str, Any]]:
-    """Make changes, each after a few looks of the trigger; return whether it waited till then, and its event."""
+async def _fires_after(*changes: Callable[[], object]) -> list[bool]:
+    """Make changes, each after a few looks of the trigger; return whether it waited till then."""
     looks = []
     waiting = trigger()
-    look = waiting._holder
+    look = waiting._may_begin
 
-    def counted() -> Lease | None:
+    def counted(locks: LockManager) -> bool:
         looks.append(1)
-        return look()
+        return look(locks)
 
-    waiting._holder = counted  # type: ignore[method-assign]
+    waiting._may_begin = counted  # type: ignore[method-assign]
     task = asyncio.ensure_future(first_event(waiting))
     waited = []
     for change in changes:
@@ -67,32 +86,108 @@ async def _fires_after(*changes: Callable[[], object]) -> tuple[list[bool], dict
             await asyncio.sleep(0)
         waited.append(not task.done())
         change()
-    return waited, await task
+    assert await task == {"stage": "stage", "since": SINCE}
+    return waited
+
+
+@pytest.fixture(autouse=True)
+def airflow_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, DagRunState]:
+    """The state of each DAG run, as the triggerer gets it."""
+    states = {"run_1": DagRunState.RUNNING, "run_2": DagRunState.RUNNING, "run_3": DagRunState.RUNNING}
+    monkeypatch.setattr(RuntimeTaskInstance, "get_dagrun_state", lambda dag_id, run_id: states[run_id])
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", lambda dag_id, run_ids: {})
+    monkeypatch.setattr(triggers, "_ASK_SECONDS", 0)
+    return states
 
 
 def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
-    path, arguments = StageFreeTrigger("flow", "/dags", "prod", "stage").serialize()
+    path, arguments = StageFreeTrigger("flow", "/dags", "prod", "stage", "airflow:a/b", 7.0, ("outer",)).serialize()
     assert path == "pipedag_airflow.provider.triggers.StageFreeTrigger"
-    assert arguments == {"flow": "flow", "folder": "/dags", "instance": "prod", "stage": "stage", "poll": 1.0}
     assert StageFreeTrigger(**arguments).serialize() == (path, arguments)
-
-
-def test_it_fires_at_once_when_the_stage_is_free(locks: FileLockManager) -> None:
-    locks.release("stage", HOLDER)
-    assert run(first_event(trigger())) == {"stage": "stage"}
+    assert arguments == {
+        "flow": "flow",
+        "folder": "/dags",
+        "instance": "prod",
+        "stage": "stage",
+        "run_id": "airflow:a/b",
+        "since": 7.0,
+        "keeps": ["outer"],
+        "poll": 1.0,
+    }
 
 
 def test_it_waits_until_the_stage_is_released(locks: FileLockManager) -> None:
-    assert run(_fires_after(lambda: locks.release("stage", HOLDER))) == ([True], {"stage": "stage"})
+    assert run(_fires_after(lambda: locks.release("stage", HOLDER))) == [True]
 
 
 def test_it_goes_on_waiting_when_the_next_step_of_the_holder_runs_on_another_host(locks: FileLockManager) -> None:
     elsewhere = Owner(HOLDER.run_id, "another host")
     changes = (lambda: locks.acquire("stage", elsewhere, seconds=60), lambda: locks.release("stage", elsewhere))
-    assert run(_fires_after(*changes)) == ([True, True], {"stage": "stage"})
+    assert run(_fires_after(*changes)) == [True, True]
 
 
-def test_a_look_leaves_no_lock_manager_behind(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_fires_when_airflow_says_that_the_run_of_the_holder_is_over(
+    locks: FileLockManager, airflow_says: dict[str, DagRunState]
+) -> None:
+    assert run(_fires_after(lambda: airflow_says.update(run_1=DagRunState.FAILED))) == [True]
+    assert locks.holder("stage").owner == HOLDER
+
+
+def test_it_waits_for_those_who_came_before(locks: FileLockManager) -> None:
+    first = Owner.of_run("airflow:dag/run_3")
+    locks.wait("stage", first, since=SINCE - 1)
+    changes = (lambda: locks.release("stage", HOLDER), lambda: locks.withdraw("stage", first))
+    assert run(_fires_after(*changes)) == [True, True]
+
+
+def test_it_keeps_the_place_of_its_run_and_takes_it_back_after_the_triggerer_has_died(locks: FileLockManager) -> None:
+    later = Owner.of_run("airflow:dag/run_3")
+    assert locks.wait("stage", later).first
+
+    def change() -> None:
+        assert not locks.wait("stage", later).first
+        locks.release("stage", HOLDER)
+
+    assert run(_fires_after(change)) == [True]
+
+
+def test_it_fires_when_its_run_is_to_give_up_in_a_circle(locks: FileLockManager) -> None:
+    locks.acquire("outer", OTHER, seconds=60)
+    waiting = StageFreeTrigger("flow", None, None, "stage", OTHER.run_id, SINCE, ("outer",), poll=0.01)
+    assert not waiting._may_begin(locks)
+    locks.wait("outer", HOLDER, since=SINCE + 1, keeps=("stage",))
+    assert not waiting._may_begin(locks)  # the other one came later
+    locks.wait("outer", HOLDER, since=SINCE - 1)
+    assert waiting._may_begin(locks)
+
+
+FAILED = {"outer.commit_transaction": "upstream_failed", "stage.begin_transaction": "deferred"}
+LEFT = {"outer.commit_transaction": None, "outer.task": "failed", "stage.begin_transaction": "deferred"}
+
+
+def tasks_are(monkeypatch: pytest.MonkeyPatch, states: dict[str, str | None]) -> None:
+    """Let Airflow tell these states of the tasks of the run that waits."""
+    asked = {"dag_id": "dag", "run_ids": ["run_2"]}
+
+    def get_task_states(dag_id: str, run_ids: list[str]) -> dict[str, Any]:
+        assert {"dag_id": dag_id, "run_ids": run_ids} == asked
+        return {"run_2": states}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", get_task_states)
+
+
+def test_it_sees_a_circle_through_a_stage_in_which_something_has_failed_meanwhile(
+    locks: FileLockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks.acquire("outer", OTHER, seconds=60)
+    locks.wait("outer", HOLDER, since=SINCE - 1, keeps=("stage",))
+    waiting = trigger()
+    for states, fires in ((LEFT, False), (FAILED, True)):
+        tasks_are(monkeypatch, states)
+        assert waiting._may_begin(locks) is fires
+
+
+def test_a_trigger_leaves_no_lock_manager_behind(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:
     disposed = []
     monkeypatch.setattr(FileLockManager, "dispose", lambda manager: disposed.append(manager))
     locks.release("stage", HOLDER)
@@ -100,18 +195,10 @@ def test_a_look_leaves_no_lock_manager_behind(locks: FileLockManager, monkeypatc
     assert len(disposed) == 1
 
 
-def test_it_fires_when_the_holder_is_another_one(locks: FileLockManager) -> None:
-    def change() -> None:
-        locks.release("stage", HOLDER)
-        locks.acquire("stage", OTHER, seconds=60)
-
-    assert run(_fires_after(change)) == ([True], {"stage": "stage"})
-
-
-def test_it_lets_the_operator_look_now_and_then(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triggers, "_LOOK_SECONDS", 0.05)
-    assert run(first_event(trigger())) == {"stage": "stage"}
-    assert locks.holder("stage") is not None
+def test_what_it_cannot_read_is_left_to_the_step(locks: FileLockManager, caplog: pytest.LogCaptureFixture) -> None:
+    locks._path("stage").write_text("torn")
+    assert run(first_event(trigger())) == {"stage": "stage", "since": SINCE}
+    assert "is not a lease record" in caplog.text
 
 
 # --- the operator ------------------------------------------------------------------------------------------------
@@ -120,8 +207,9 @@ def test_it_lets_the_operator_look_now_and_then(locks: FileLockManager, monkeypa
 class TaskInstance(SimpleNamespace):
     """What the operators ask of Airflow's task instance."""
 
-    def __init__(self, state: Any) -> None:
-        super().__init__(dag_id="dag", run_id="run_2", max_tries=0, task_id="stage.begin_transaction", pushed={})
+    def __init__(self, state: Any, *, try_number: int = 1, max_tries: int = 2) -> None:
+        super().__init__(dag_id="dag", run_id="run_2", task_id="stage.begin_transaction", pushed={})
+        self.try_number, self.max_tries = try_number, max_tries
         self.state = state
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> Any:
@@ -129,6 +217,9 @@ class TaskInstance(SimpleNamespace):
         if isinstance(self.state, Exception):
             raise self.state
         return self.state
+
+    def get_task_states(self, *_: Any, **__: Any) -> dict[str, dict[str, Any]]:
+        return {}
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value
@@ -151,19 +242,29 @@ def lease(run_id: str = HOLDER.run_id, *, expires: float = 60) -> Lease:
     ],
 )
 def test_a_run_is_over_when_airflow_says_so(state: Any, over: bool) -> None:
-    assert _run_is_over(lease(), TaskInstance(state)) is over
+    assert run_is_over(lease(), TaskInstance(state), time.time) is over
+
+
+def answer(status: int) -> AirflowRuntimeError:
+    """What a task gets from Airflow's API in place of a state."""
+    return AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": status}))
 
 
 @pytest.mark.parametrize(("expires", "over"), [(60, False), (-1, True)])
 def test_of_a_run_that_airflow_does_not_know_the_clock_decides(expires: float, over: bool) -> None:
-    assert _run_is_over(lease(expires=expires), TaskInstance(RuntimeError("404"))) is over
+    assert run_is_over(lease(expires=expires), TaskInstance(answer(404)), time.time) is over
+
+
+@pytest.mark.parametrize("trouble", [answer(503), ConnectionError("refused"), RuntimeError("404")])
+def test_a_run_is_waited_for_when_airflow_cannot_be_asked(trouble: Exception) -> None:
+    assert run_is_over(lease(expires=-1), TaskInstance(trouble), time.time) is False
 
 
 def test_airflow_is_not_asked_about_runs_of_others() -> None:
-    assert _run_is_over(lease("local:1", expires=-1), TaskInstance(DagRunState.FAILED)) is False
+    assert run_is_over(lease("local:1", expires=-1), TaskInstance(DagRunState.FAILED), time.time) is False
 
 
-def begin_operator() -> Any:
+def begin_operator(**dag_args: Any) -> Any:
     @materialize(version="1")
     def task() -> int:
         return 1
@@ -171,27 +272,201 @@ def begin_operator() -> Any:
     with Flow("flow") as flow, Stage("stage"):
         task()
     flow.file = None
-    return compile_dag(flow, {}).get_task("stage.begin_transaction")
+    return compile_dag(flow, dag_args).get_task("stage.begin_transaction")
+
+
+def begin_of(stage: str, *, nested: bool = True) -> Any:
+    """The begin of one of two stages: "stage" is nested in "outer", or beside it."""
+
+    @materialize(version="1")
+    def task() -> int:
+        return 1
+
+    with Flow("flow") as flow, ExitStack() as around:
+        with ExitStack() as outer:
+            outer.enter_context(Stage("outer"))
+            task()
+            if nested:
+                around.push(outer.pop_all())
+        with Stage("stage"):
+            task()
+    flow.file = None
+    return compile_dag(flow, {}).get_task(f"{stage}.begin_transaction")
 
 
 def test_begin_defers_while_another_run_holds_the_stage(locks: FileLockManager) -> None:
     operator = begin_operator()
     with pytest.raises(TaskDeferred) as deferred:
-        operator.execute({"ti": TaskInstance(DagRunState.RUNNING)})
+        operator.execute({"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING})
     assert isinstance(deferred.value.trigger, StageFreeTrigger)
     _, arguments = deferred.value.trigger.serialize()
-    assert arguments == {"flow": "flow", "folder": None, "instance": None, "stage": "stage", "poll": 1.0}
+    assert (arguments["stage"], arguments["run_id"]) == ("stage", OTHER.run_id)
     assert callable(getattr(operator, deferred.value.method_name))
     assert locks.holder("stage").owner == HOLDER
+
+
+@pytest.mark.parametrize("holder_came_first", [False, True])
+def test_begin_of_a_nested_stage_ends_a_circle_if_its_run_came_last(
+    locks: FileLockManager, holder_came_first: bool
+) -> None:
+    context = {"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING}
+    begin_of("outer").execute(context)
+    locks.wait("outer", HOLDER, since=SINCE if holder_came_first else None, keeps=("stage",))
+    if holder_came_first:
+        with pytest.raises(AirflowFailException, match=r"DeadlockError: .* can never have stage 'stage'"):
+            begin_of("stage").execute(context)
+        assert locks.waits_for(OTHER.run_id) == []
+        return
+    with pytest.raises(TaskDeferred) as deferred:
+        begin_of("stage").execute_again(context, {"stage": "stage", "since": SINCE})
+    assert deferred.value.trigger.keeps == ["outer"]
+
+
+@pytest.mark.parametrize(("states", "gives_up"), [(LEFT, False), (FAILED, True)])
+def test_begin_ends_a_circle_through_a_stage_in_which_something_has_failed(
+    locks: FileLockManager, monkeypatch: pytest.MonkeyPatch, states: dict[str, str | None], gives_up: bool
+) -> None:
+    context = {"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING}
+    begin_of("outer", nested=False).execute(context)
+    locks.wait("outer", HOLDER, since=SINCE, keeps=("stage",))
+    tasks_are(monkeypatch, states)
+    with pytest.raises(AirflowFailException if gives_up else TaskDeferred) as raised:
+        begin_of("stage", nested=False).execute(context)
+    assert ("DeadlockError" in str(raised.value)) is gives_up
 
 
 @pytest.mark.parametrize("state", [DagRunState.FAILED, DagRunState.SUCCESS])
 def test_begin_takes_over_from_a_run_that_is_over(locks: FileLockManager, state: DagRunState) -> None:
     instance = TaskInstance(state)
-    begin_operator().execute_again({"ti": instance}, {"stage": "stage"})
+    begin_operator().execute_again({"ti": instance, "params": EVERYTHING}, {"stage": "stage", "since": SINCE})
     assert locks.holder("stage").owner.run_id == OTHER.run_id
     assert instance.pushed["decisions"] == {
         "generation": 1,
         "unchanged": False,
         "tasks": {"stage.task": "runs (first_run)"},
     }
+
+
+# --- the end of a run -----------------------------------------------------------------------------------------------
+
+
+class Over(SimpleNamespace):
+    """What Airflow knows of the tasks of a run that has failed."""
+
+    def get_task_states(self, dag_id: str, run_ids: list[str]) -> dict[str, dict[str, Any]]:
+        assert (dag_id, run_ids) == ("dag", ["run_1"])
+        return {"run_1": self.states}
+
+
+@pytest.mark.parametrize(
+    ("states", "released"),
+    [
+        ({"stage.begin_transaction": "success", "stage.task": "failed", "stage.commit": "upstream_failed"}, True),
+        ({"stage.task": None}, False),
+        ({"stage.task": "running", "other.task": "failed"}, False),
+    ],
+)
+def test_a_run_that_has_failed_gives_back_its_stages_unless_tasks_were_cleared(
+    locks: FileLockManager, states: dict[str, Any], released: bool
+) -> None:
+    (callback,) = begin_operator().dag.on_failure_callback
+    dag = SimpleNamespace(dag_id="dag")
+    callback({"dag": dag, "run_id": "run_1", "ti": Over(states=states), "params": EVERYTHING})
+    assert (locks.holder("stage") is None) is released
+
+
+def test_callbacks_of_the_user_come_after_ours() -> None:
+    with Flow("flow") as flow, Stage("stage"):
+        pass
+    flow.file = None
+    for given in (print, [print], (print,)):
+        release, *users = compile_dag(flow, {"on_failure_callback": given}).on_failure_callback
+        assert isinstance(release, ReleaseStages)
+        assert users == [print]
+
+
+# --- retries --------------------------------------------------------------------------------------------------------
+
+
+def failing(operator: Any, error: Exception) -> Any:
+    def step(*_: object) -> None:
+        raise error
+
+    operator.step = step
+    return operator
+
+
+@pytest.mark.parametrize(
+    ("error", "try_number", "is_final"),
+    [
+        (StoreError("the database cannot be reached"), 1, False),
+        (StoreError("the database cannot be reached"), 3, False),  # Airflow counts
+        (LockError("the file cannot be locked"), 1, False),
+        (StaleRunError("another run has it"), 1, True),
+        (FlowChangedError("deployed meanwhile"), 1, True),
+        (ZeroDivisionError("the user's"), 1, True),
+    ],
+)
+def test_begin_and_commit_try_again_what_another_try_may_mend_and_nothing_of_the_users(
+    locks: FileLockManager, error: Exception, try_number: int, is_final: bool
+) -> None:
+    operator = failing(begin_operator(), error)
+    assert (operator.retries, operator.retry_delay.total_seconds()) == (2, 5)
+    context = {"ti": TaskInstance(None, try_number=try_number), "params": EVERYTHING}
+    with pytest.raises(AirflowFailException if is_final else type(error), match=str(error)):
+        operator.execute(context)
+
+
+@pytest.mark.parametrize(
+    ("try_number", "max_tries", "is_final"), [(1, 2, False), (2, 2, True), (4, 5, False), (5, 5, True)]
+)
+def test_what_is_the_users_is_tried_as_often_as_the_user_says_also_after_a_clear(
+    locks: FileLockManager, try_number: int, max_tries: int, is_final: bool
+) -> None:
+    operator = failing(begin_operator(default_args={"retries": 1}), ZeroDivisionError("the user's"))
+    assert (operator.retries, operator.users_retries) == (2, 1)
+    context = {"ti": TaskInstance(None, try_number=try_number, max_tries=max_tries), "params": EVERYTHING}
+    with pytest.raises(AirflowFailException if is_final else ZeroDivisionError):
+        operator.execute(context)
+
+
+def test_retries_of_the_users_that_are_more_stay_and_tasks_of_the_users_have_no_others(locks: FileLockManager) -> None:
+    many = {"retries": 7, "retry_delay": dt.timedelta(minutes=9)}
+    operator = begin_operator(default_args=many)
+    assert (operator.retries, operator.retry_delay) == (7, many["retry_delay"])
+    assert begin_operator().dag.get_task("stage.task").retries == 0
+
+
+# --- giving up ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = PipedagConfig.find
+    monkeypatch.setattr(PipedagConfig, "find", lambda folder: Impatient(find(folder)))
+
+
+class Impatient:
+    """A configuration file with `wait_seconds`."""
+
+    def __init__(self, config: PipedagConfig) -> None:
+        self._config = config
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._config, name)
+
+    def get(self, **given: Any) -> Any:
+        return self._config.get(**given).evolve(wait_seconds=3600)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_trigger_wakes_a_run_that_has_waited_for_long_enough(locks: FileLockManager) -> None:
+    assert run(first_event(trigger())) == {"stage": "stage", "since": SINCE}
+    assert locks.holder("stage").owner == HOLDER
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_step_that_has_waited_for_long_enough_fails_for_good_and_names_the_holder(locks: FileLockManager) -> None:
+    context = {"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING}
+    with pytest.raises(AirflowFailException, match=r"Given up after \d+ s.*held by run airflow:dag/run_1"):
+        begin_operator().execute_again(context, {"stage": "stage", "since": SINCE})

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import duckdb
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from pipedag_airflow import Flow, PipedagConfig, Result
 from pipedag_airflow.backend.lock import Owner
@@ -11,25 +15,72 @@ from pipedag_airflow.run.session import RunSession
 from pipedag_airflow.run.summary import published_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pipedag_airflow import ConfigContext
 
 
+class Database:
+    """The database of a project, as a reader sees it who knows nothing of us."""
+
+    #: For each table and view: its schema and its name.
+    tables = (
+        "select schema_name, table_name from duckdb_tables() union select schema_name, view_name from duckdb_views()"
+    )
+    #: A writer has the file open: that is DuckDB's way to say "wait".
+    busy: tuple[type[Exception], ...] = (duckdb.IOException,)
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+        """Give what answers queries, all within one transaction."""
+        with duckdb.connect(str(sa.make_url(self.url).database), read_only=True) as connection:
+            yield lambda sql: connection.execute(sql).fetchall()
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        with self.reader() as query:
+            return query(sql)
+
+    def execute(self, sql: str) -> None:
+        """Change something by hand."""
+        with duckdb.connect(str(sa.make_url(self.url).database)) as connection:
+            connection.execute(sql)
+
+
+class Postgres(Database):
+    """The same in PostgreSQL."""
+
+    tables = "select table_schema, table_name from information_schema.tables"
+    busy = ()
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+        with psycopg.connect(self.url) as connection:
+            yield lambda sql: connection.execute(sql).fetchall()
+
+    def execute(self, sql: str) -> None:
+        with psycopg.connect(self.url) as connection:
+            connection.execute(sql)
+
+
 class Project:
     """A configuration with data of its own, and what tests ask of runs in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
+        self.database = database
         self.called: list[str] = []
         self.settings: dict[str, Any] = {
             "fail_fast": True,
             "strict_result_get_locking": False,
-            "stage_commit_technique": "read_views",
             "instance_id": "test",
             "table_store": {
                 "class": "pipedag_airflow.backend.table.SQLTableStore",
-                "args": {"url": duckdb_url(folder / "pipeline.duckdb")},
+                "args": {"url": database.url},
             },
             "blob_store": {
                 "class": "pipedag_airflow.backend.blob.FileBlobStore",
@@ -59,9 +110,9 @@ class Project:
         self.run(flow, **arguments)
         return list(self.called)
 
-    def session(self, flow: Flow, run_id: str = "run") -> RunSession:
+    def session(self, flow: Flow, run_id: str = "run", **given: Any) -> RunSession:
         """Return what a step of an orchestrator whose steps are separate processes has."""
-        return RunSession(flow, self.config(), Owner.of_run(run_id), engine="test", is_over=lambda lease: True)
+        return RunSession(flow, self.config(), Owner.of_run(run_id), engine="test", is_over=lambda lease: True, **given)
 
     def generations(self, result: Result) -> dict[str, int]:
         return {stage.name: stage.generation for stage in published_by(result)}
@@ -72,12 +123,58 @@ class Project:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the database as a reader does who knows nothing of us."""
-        import duckdb
+        return self.database.query(sql)
 
-        with duckdb.connect(str(self.folder / "pipeline.duckdb"), read_only=True) as connection:
-            return connection.execute(sql).fetchall()
+    def schemas(self) -> set[str]:
+        """Return the schemas that have a table or view."""
+        return {schema for schema, _ in self.query(self.database.tables)}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that says ``pytestmark = pytest.mark.databases(...)`` on each of these."""
+    marker = metafunc.definition.get_closest_marker("databases")
+    if marker is not None and "database" in metafunc.fixturenames:
+        metafunc.parametrize("database", marker.args, indirect=True)
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return Project(tmp_path)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """An empty database; in DuckDB where a test does not say otherwise."""
+    if getattr(request, "param", "duckdb") == "duckdb":
+        return Database(duckdb_url(tmp_path / "pipeline.duckdb"))
+    url: sa.URL = request.getfixturevalue("postgres_url")
+    return Postgres(url.set(drivername="postgresql").render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def project(tmp_path: Path, database: Database) -> Project:
+    return Project(tmp_path, database)
+
+
+@pytest.fixture
+def report_takeover(record_property: Callable[[str, object], None]) -> Callable[[float, float], None]:
+    """Report at the end of the test session how long it took until a stage had another holder.
+
+    To be called with these seconds, and those for which the session of the holder before lasts unheard.
+    """
+    return lambda seconds, timeout: record_property("takeover", f"{seconds:.1f} s, with sessions of {timeout:g} s")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    takeovers = [
+        f"{report.nodeid}: {shown}"
+        for report in reports
+        for name, shown in getattr(report, "user_properties", ())
+        if name == "takeover" and report.when == "call"
+    ]
+    if takeovers:
+        terminalreporter.section("take-over of a stage in ZooKeeper")
+    for line in takeovers:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def project_in() -> Callable[[Path], Project]:
+    """Makes a project in DuckDB in an empty folder, for tests that need more than one."""
+    return lambda folder: Project(folder, Database(duckdb_url(folder / "pipeline.duckdb")))

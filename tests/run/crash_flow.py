@@ -1,10 +1,13 @@
-"""Run by test_crashes.py as a process of its own: python crash_flow.py NUMBER FOLDER."""
+"""Run by test_crashes.py as a process of its own: python crash_flow.py NUMBER FOLDER.
+
+The environment variable PIPEDAG_CONFIG names the configuration.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -12,7 +15,6 @@ import pipedag_airflow.testing  # noqa: F401 - its presence is what lets PIPEDAG
 from pipedag_airflow import Blob, Flow, Stage, Table, materialize
 
 number = int(sys.argv[1])
-os.environ["PIPEDAG_HOME"] = sys.argv[2]
 
 
 @materialize(version="1")
@@ -21,8 +23,8 @@ def steady() -> Table[pl.DataFrame]:
 
 
 @materialize(version=str(number))
-def one() -> Table[pl.DataFrame]:
-    return Table(pl.DataFrame({"number": [number] * 1000}), "one")
+def one() -> Any:
+    return Table(pl.DataFrame({"number": [number] * 1000}), "one").materialize()
 
 
 @materialize(version="1", input_type=pl.DataFrame)

@@ -9,15 +9,23 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 import pytest
+import yaml
 
+from pipedag_airflow.run import rollback
 from pipedag_airflow.run.publish import STEPS
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+pytestmark = pytest.mark.databases("duckdb", "postgres")
 
 CRASH_POINTS = [
     "begin.opened",
     "begin.decided",
+    "execute.materialized",
     "execute.before_store",
     "execute.stored",
     *(f"publish.{step.__name__}" for step in STEPS),
@@ -27,54 +35,66 @@ CRASH_POINTS = [
 AFTER_PUBLISH = {"publish.committed"}
 
 
-def start(folder: Path, number: int, crash_point: str = "") -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(Path(__file__).with_name("crash_flow.py")), str(number), str(folder)]
-    environment = os.environ | {"PIPEDAG_CRASH_POINT": crash_point}
+def start(
+    project: Project, number: int, crash_point: str = "", script: str = "crash_flow.py"
+) -> subprocess.Popen[bytes]:
+    file = project.folder / "pipedag.yaml"
+    file.write_text(yaml.safe_dump({"instances": {"__any__": project.settings}}))
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(number), str(project.folder)]
+    environment = os.environ | {"PIPEDAG_CONFIG": str(file), "PIPEDAG_CRASH_POINT": crash_point}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 
-def run(folder: Path, number: int, crash_point: str = "") -> int:
-    process = start(folder, number, crash_point)
+def run(project: Project, number: int, crash_point: str = "", script: str = "crash_flow.py") -> int:
+    process = start(project, number, crash_point, script)
     _, errors = process.communicate(timeout=120)
     assert process.returncode in (0, -signal.SIGKILL), errors.decode()
     return process.returncode
 
 
-def look(folder: Path) -> int:
+def look(project: Project) -> int:
     """Return the number that a reader sees, who knows nothing of us; every table and the metadata must agree on it."""
-    with duckdb.connect(str(folder / "pipeline.duckdb"), read_only=True) as connection:
-        views = {
-            name
-            for (name,) in connection.execute(
-                "select view_name from duckdb_views() where schema_name = 'stage'"
-            ).fetchall()
-        }
-        ((number,),) = connection.execute("select distinct number from stage.one").fetchall()
-        assert views == {"steady", "one", f"two_{number % 2}"}
-        numbers = connection.execute(f"select distinct number from stage.two_{number % 2}").fetchall()
-        assert numbers == [(number,)]
-        assert connection.execute("select count(*) from stage.steady").fetchall() == [(1000,)]
-        recorded = connection.execute(
+    with project.database.reader() as query:
+        # What is read first stays as it is until the reader's transaction ends, and the others with it.
+        ((number,),) = query("select distinct number from stage.one")
+        visible = {name for schema, name in query(project.database.tables) if schema == "stage"}
+        assert visible == {"steady", "one", f"two_{number % 2}"}
+        assert query(f"select distinct number from stage.two_{number % 2}") == [(number,)]
+        assert query("select count(*) from stage.steady") == [(1000,)]
+        recorded = query(
             "select version from pipedag_metadata.task join pipedag_metadata.stage using (stage)"
             " where generation = live and name = 'one'"
-        ).fetchall()
+        )
         assert recorded == [(str(number),)]
     return number
 
 
 @pytest.mark.parametrize("crash_point", CRASH_POINTS)
-def test_a_kill_at_a_step_leaves_old_or_new_and_the_next_run_converges(tmp_path: Path, crash_point: str) -> None:
-    assert run(tmp_path, 1) == 0
+def test_a_kill_at_a_step_leaves_old_or_new_and_the_next_run_converges(project: Project, crash_point: str) -> None:
+    assert run(project, 1) == 0
 
-    assert run(tmp_path, 2, crash_point) == -signal.SIGKILL
-    assert look(tmp_path) == (2 if crash_point in AFTER_PUBLISH else 1)
-    assert run(tmp_path, 2) == 0
-    assert look(tmp_path) == 2
+    assert run(project, 2, crash_point) == -signal.SIGKILL
+    assert look(project) == (2 if crash_point in AFTER_PUBLISH else 1)
+    assert run(project, 2) == 0
+    assert look(project) == 2
+
+
+def test_a_kill_at_a_step_of_a_rollback_leaves_old_or_new_and_keeps_nobody_out(project: Project) -> None:
+    for number in (1, 2):
+        assert run(project, number) == 0
+
+    for step in ("open", *(step.__name__ for step in rollback.STEPS)):
+        assert run(project, 1, f"rollback.{step}", "crash_rollback.py") == -signal.SIGKILL
+        assert look(project) == 2
+    assert run(project, 1, "rollback.committed", "crash_rollback.py") == -signal.SIGKILL
+    assert look(project) == 1
+    assert run(project, 2, script="crash_rollback.py") == 0
+    assert look(project) == 2
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_never_show_a_mixture(tmp_path: Path) -> None:
-    assert run(tmp_path, 0) == 0
+def test_kills_at_random_moments_never_show_a_mixture(project: Project) -> None:
+    assert run(project, 0) == 0
     anomalies: list[BaseException] = []
     looks = 0
     done = threading.Event()
@@ -83,9 +103,9 @@ def test_kills_at_random_moments_never_show_a_mixture(tmp_path: Path) -> None:
         nonlocal looks
         while not done.is_set():
             try:
-                look(tmp_path)
+                look(project)
                 looks += 1
-            except duckdb.IOException:  # a writer has the file open: that is DuckDB's way to say "wait"
+            except project.database.busy:
                 done.wait(0.005)
             except BaseException as error:
                 anomalies.append(error)
@@ -96,18 +116,18 @@ def test_kills_at_random_moments_never_show_a_mixture(tmp_path: Path) -> None:
     dice = random.Random(7)
     kills = 0
     for number in range(1, 13):
-        process = start(tmp_path, number)
+        process = start(project, number)
         try:
             process.wait(dice.uniform(0.5, 3.0))
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
         process.communicate()
-    assert run(tmp_path, 99) == 0
+    assert run(project, 99) == 0
     done.set()
     reader.join()
 
     assert anomalies == []
-    assert look(tmp_path) == 99
+    assert look(project) == 99
     assert kills > 0
     assert looks > 0

@@ -267,12 +267,51 @@ def test_processes_that_know_the_file_by_other_names_read_each_others_values(
     assert result.get(reader.used) == (1, 2)
 
 
+TASKS_CODE = """
+from pipedag_airflow import materialize
+
+@materialize(version="1")
+def give(value):
+    called.append("give")
+    return value
+"""
+
+WIRING_CODE = """
+from dataclasses import dataclass
+from pipedag_airflow import Flow, Stage
+from points_tasks import give
+
+@dataclass
+class Point:
+    x: int
+
+with Flow("points") as flow:
+    with Stage("first"):
+        given = give(Point(1))
+"""
+
+
+def test_a_class_may_stand_beside_the_flow_while_its_tasks_stand_elsewhere(
+    project: Project, load: Callable[..., types.ModuleType]
+) -> None:
+    load("points_tasks", TASKS_CODE)
+    project.run(load("points", WIRING_CODE).flow)
+    assert project.called == ["give"]
+    del sys.modules["points"]
+
+    reader = load("unusual_prefix_0123_points", WIRING_CODE)
+    result = project.run(reader.flow)
+
+    assert project.called == []
+    assert result.get(reader.given) == reader.Point(1)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "detail"),
     [
         ("    color: Color", "    color: Color\n    y: int = 0", "now it has x, color, y"),
         ("RED", "BLUE", "the member 'RED' of the enum 'Color', which is not there"),
-        ("Point", "Place", "the dataclass 'Point' of the modules of the flow's tasks, which is not there"),
+        ("Point", "Place", "the dataclass 'Point' of the modules of the flow and its tasks, which is not there"),
     ],
     ids=["a new field", "a renamed member", "a renamed class"],
 )

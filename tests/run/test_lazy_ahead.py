@@ -116,3 +116,33 @@ def test_a_lazy_task_that_loads_data_is_left_to_its_own_step(project: Project) -
 
     assert begin(session, "two").decisions["two.query"].reason.value == "decided_later"
     assert called == []
+
+
+def test_after_a_query_that_takes_too_long_the_others_are_decided_all_the_same(project: Project) -> None:
+    released = threading.Event()
+    slow: list[str] = []
+    threads: list[threading.Thread] = []
+
+    @materialize(lazy=True)
+    def query(name: str) -> Table[Any]:
+        threads.append(threading.current_thread())
+        if name in slow:
+            released.wait(60)
+        return Table(sa.select(sa.literal(name).label("x")), name)
+
+    with Flow("ahead") as flow, Stage("one"):
+        for name in ("a", "b", "c", "d"):
+            query(name)
+    project.run(flow)
+    threads.clear()
+    slow.append("b")
+
+    session = project.session(flow, "second run")
+    session = attrs.evolve(session, config=session.config.evolve(begin_query_seconds=0.5))
+    report = begin(session, "one")
+    released.set()
+
+    found = [decision.reason.value for decision in report.decisions.values()]
+    assert found == ["valid", "decided_later", "valid", "valid"]
+    assert threads[0] is threads[1], "no thread for each query"
+    assert threads[1] is not threads[2] is threads[3], "another one went on"

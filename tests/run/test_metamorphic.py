@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import polars as pl
 import sqlalchemy as sa
-from conftest import Project
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipedag_airflow import Flow, Stage, Table, materialize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Project
 
 
 @attrs.frozen
@@ -98,10 +102,12 @@ def places(project: Project) -> dict[str, str]:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(nodes=flows(), data=st.data())
-def test_exactly_what_depends_on_a_change_is_made_again(nodes: list[Node], data: st.DataObject) -> None:
+def test_exactly_what_depends_on_a_change_is_made_again(
+    project_in: Callable[[Path], Project], nodes: list[Node], data: st.DataObject
+) -> None:
     changed = data.draw(st.integers(0, len(nodes) - 1))
     with TemporaryDirectory() as folder:
-        project = Project(Path(folder))
+        project = project_in(Path(folder))
         first = project.generations(project.run(build(project, nodes)))
         assert published(project, nodes) == expected(nodes)
 

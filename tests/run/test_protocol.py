@@ -28,6 +28,8 @@ from pipedag_airflow.run.result import FinalTaskState
 if TYPE_CHECKING:
     from conftest import Project
 
+pytestmark = pytest.mark.databases("duckdb", "postgres")
+
 
 def chain(project: Project, *, version: str = "1", fail: bool = False, extra: str = "x") -> Flow:
     """Two stages; in the first one table after the other."""
@@ -374,10 +376,7 @@ def test_what_a_nested_stage_made_from_data_that_were_never_published_is_made_ag
 
 def drop_generation(project: Project, stage: str, number: int) -> None:
     """Lose the tables of a generation, so that they must be made again."""
-    import duckdb
-
-    with duckdb.connect(str(project.folder / "pipeline.duckdb")) as connection:
-        connection.execute(f"drop schema {stage}__g{number} cascade")
+    project.database.execute(f"drop schema {stage}__g{number} cascade")
 
 
 def test_two_tasks_that_claim_one_table_name_are_both_named(project: Project) -> None:
@@ -417,16 +416,15 @@ def test_what_cannot_be_stored_is_refused_with_its_place(project: Project, value
 
     with pytest.raises(UnsupportedValueError, match=message):
         project.run(flow)
-    assert project.query("select count(*) from duckdb_tables() where schema_name like 'one%'") == [(0,)]
+    assert project.schemas().isdisjoint({"one", "one__g1"})
 
 
 def test_old_generations_leave_and_the_tables_still_shown_stay(project: Project) -> None:
-    config = project.config(generations_to_keep=2)
+    config = project.config(generations_to_keep=2, stage_commit_technique="read_views")
     for version in "1234":
         project.run(chain(project, version="1", extra=version), config=config)
 
-    schemas = {name for (name,) in project.query("select distinct schema_name from duckdb_tables()")}
-    assert {name for name in schemas if name.startswith("first")} == {"first__g1", "first__g3", "first__g4"}
+    assert {name for name in project.schemas() if name.startswith("first__")} == {"first__g1", "first__g3", "first__g4"}
     assert project.query("select count(*) from first.one, first.two") == [(4,)]
 
 
@@ -444,6 +442,26 @@ def test_a_stage_can_be_run_by_itself_with_what_others_have_published(project: P
 
     assert project.called == []
     assert list(result.task_states) == [flow["second"]["three"]]
+
+
+@pytest.mark.parametrize("stages", [["first"] * 4, ["first", "second"] * 2], ids=["of one stage", "of two stages"])
+def test_begins_that_happen_at_once_open_one_generation_of_each_stage(project: Project, stages: list[str]) -> None:
+    flow = chain(project)
+    sessions = [project.session(flow) for _ in stages]
+    together = threading.Barrier(len(stages), timeout=60)
+    opened: list[tuple[str, int]] = []
+
+    def run(session: Any, stage: str) -> None:
+        together.wait()
+        opened.append((stage, begin(session, stage).generation))
+
+    threads = [threading.Thread(target=run, args=pair) for pair in zip(sessions, stages, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(opened) == sorted((stage, 1) for stage in stages)
 
 
 def test_a_zombie_of_a_task_without_version_changes_nothing_either(project: Project) -> None:
@@ -521,13 +539,11 @@ def test_a_stage_that_turns_out_unchanged_late_is_not_published(project: Project
 
 
 def test_a_view_that_somebody_dropped_is_put_back(project: Project) -> None:
-    import duckdb
+    config = project.config(stage_commit_technique="read_views")
+    project.run(chain(project), config=config)
+    project.database.execute("drop view first.one")
 
-    project.run(chain(project))
-    with duckdb.connect(str(project.folder / "pipeline.duckdb")) as connection:
-        connection.execute("drop view first.one")
-
-    project.run(chain(project))
+    project.run(chain(project), config=config)
     assert project.called == []
     assert project.query("select count(*) from first.one") == [(2,)]
 

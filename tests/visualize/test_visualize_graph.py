@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipedag_airflow import Flow, Stage, materialize
+from pipedag_airflow import Flow, GroupNode, Stage, materialize
 from pipedag_airflow.errors import FlowError, MissingExtraError
 from pipedag_airflow.run.result import FinalTaskState
 from pipedag_airflow.visualize.graph import _FILL, _quoted, _tooltip
@@ -35,6 +35,7 @@ class Shape:
     fill: str
     line: str
     dashed: bool
+    bold: bool
 
 
 def drawn(graph: pydot.Dot) -> dict[str, Shape]:
@@ -53,6 +54,7 @@ def drawn(graph: pydot.Dot) -> dict[str, Shape]:
                 outline.get("fill"),
                 outline.get("stroke"),
                 outline.get("stroke-dasharray") is not None,
+                outline.get("stroke-width") is not None,
             )
     return shapes
 
@@ -118,6 +120,29 @@ class TestFlow:
         with Flow() as flow, Stage("stage"):
             materialize(lambda: 1, name="both", version="2", lazy=True)()
         assert drawn(flow.visualize_pydot())["stage.both"].tooltip == "stage.both\nlazy, version 2"
+
+    def test_groups_are_boxes_where_they_stand_and_those_of_barriers_are_bold(self):
+        with Flow() as flow, GroupNode("all"), Stage("stage"):
+            numbers = source()
+            with GroupNode("a <group>", ordering_barrier=True):
+                total(numbers)
+                with Stage("nested"):
+                    total(numbers)
+        graph = flow.visualize_pydot()
+        shapes = drawn(graph)
+        assert {name: shape.text for name, shape in shapes.items() if name.startswith("cluster")} == {
+            "cluster_group_1": "all",
+            "cluster_stage": "stage",
+            "cluster_group_2": "a <group>",
+            "cluster_nested": "nested",
+        }
+        assert {name for name, shape in shapes.items() if shape.bold} == {"cluster_group_2"}
+        assert shapes["cluster_group_2"].tooltip == "a <group>\nordering barrier"
+        (everything,) = graph.get_subgraphs()
+        (stage,) = everything.get_subgraphs()
+        (group,) = stage.get_subgraphs()
+        assert [node.get_name() for node in group.get_nodes()] == ['"stage.total"']
+        assert [inner.get_label() for inner in group.get_subgraphs()] == ['"nested"']
 
     def test_without_a_result_everything_is_white_and_solid(self):
         boxes = [shape for name, shape in drawn(two_stages().visualize_pydot()).items() if "->" not in name]

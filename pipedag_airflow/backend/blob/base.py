@@ -14,7 +14,10 @@ from pipedag_airflow.backend.lock.files import construct
 if TYPE_CHECKING:
     from pipedag_airflow.backend.lock.files import InstanceContext
 
-__all__ = ["BlobStore"]
+__all__ = ["CHECK_STAGE", "BlobStore"]
+
+#: A stage of this name is never built.
+CHECK_STAGE = "pipedag_check"
 
 
 class BlobStore(ABC):
@@ -33,6 +36,22 @@ class BlobStore(ABC):
         """
         del context
         return construct(cls, "blob_store", args)
+
+    def check(self) -> str:
+        """Try the store: write a blob, read it, and remove it.
+
+        Returns:
+            What was tried.
+
+        Raises:
+            StoreError: When the storage cannot be written or read, or there is no key.
+        """
+        location = self.write("a try", stage=CHECK_STAGE, name="blob", generation=0)
+        try:
+            self.read(location)
+        finally:
+            self.drop(location)
+        return f"{self!r}: a blob was written, read and removed"
 
     @abstractmethod
     def write(self, obj: Any, *, stage: str, name: str, generation: int) -> str:
@@ -80,6 +99,18 @@ class BlobStore(ABC):
         Returns:
             Whether there is.
         """
+
+    def size(self, location: str) -> int | None:
+        """How many bytes an object takes, where that costs nothing to know.
+
+        Args:
+            location: What ``write`` gave.
+
+        Returns:
+            The bytes; ``None`` where they are not known, or there is no object.
+        """
+        del location
+        return None
 
     @abstractmethod
     def link(self, *, stage: str, name: str, location: str) -> None:

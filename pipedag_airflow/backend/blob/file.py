@@ -11,14 +11,15 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
-from pipedag_airflow.backend.blob.base import BlobStore
-from pipedag_airflow.backend.blob.key import find_key
+from pipedag_airflow.backend.blob.base import CHECK_STAGE, BlobStore
+from pipedag_airflow.backend.blob.key import fernet_signing_keys, find_key
 from pipedag_airflow.backend.blob.signed import Content, SigningFile, dump, parse, unpickle
 from pipedag_airflow.backend.lock.files import construct, file_name, instance_folder, sync_folder
-from pipedag_airflow.errors import BlobSignatureError, CacheError, StoreError, UnsupportedValueError
+from pipedag_airflow.errors import BlobSignatureError, CacheError, ConfigError, StoreError, UnsupportedValueError
 
 if TYPE_CHECKING:
     from pipedag_airflow.backend.lock.files import InstanceContext
+    from pipedag_airflow.config.connections import Connection
 
 __all__ = ["FileBlobStore"]
 
@@ -34,7 +35,8 @@ class FileBlobStore(BlobStore):
 
     Unpickling runs code that the file names, so a file is only unpickled when its signature shows that it was written
     with our key, for this very location. The key comes from ``key``, else the environment variable
-    ``PIPEDAG_BLOB_KEY``, else ``key_file``, else ``base_path/.blob_key``, which is made on first use.
+    ``PIPEDAG_BLOB_KEY``, else ``key_file``, else ``base_path/.blob_key``, which is made on first use. In pipedag.yaml,
+    ``conn_id`` names an Airflow connection whose password is the key.
 
     ``base_path/STAGE/NAME.pkl`` is a link to the published file, for people; ``pickle.load`` reads it.
 
@@ -43,6 +45,11 @@ class FileBlobStore(BlobStore):
         key: The key that signs.
         key_file: A file with the key, mode 0600.
         trust_unsigned: Also load files without a signature, for stores that were filled by something else.
+        fernet_key: Sign with a key that follows from Airflow's Fernet key, and with no other. Files that were signed
+            with a retired one of Airflow's are read for as long as it is listed behind the new one.
+
+    Raises:
+        ConfigError: When there is another key besides the Fernet key.
     """
 
     def __init__(
@@ -51,13 +58,19 @@ class FileBlobStore(BlobStore):
         key: str | None = None,
         key_file: str | Path | None = None,
         trust_unsigned: bool = False,
+        fernet_key: bool = False,
     ) -> None:
+        if fernet_key and (key is not None or key_file is not None):
+            other = "key or conn_id" if key is not None else "key_file"
+            msg = f"blob_store.args has fernet_key: true, but {other}, too. Remove one of the two."
+            raise ConfigError(msg)
         # Absolute now: a task may change the working folder later.
         self.base_path = Path(base_path).expanduser().absolute()
         self.trust_unsigned = trust_unsigned
         self._given_key = key
         self._key_file = None if key_file is None else Path(key_file).expanduser().absolute()
-        self._found_key: bytes | None = None
+        self._fernet_key = fernet_key
+        self._found_keys: tuple[bytes, ...] | None = None
         self._swept: set[Path] = set()
 
     @classmethod
@@ -75,19 +88,49 @@ class FileBlobStore(BlobStore):
             args["base_path"] = Path(args["base_path"]) / instance_folder(context.instance_id)
         return construct(cls, "blob_store", args)
 
+    @classmethod
+    def connection_args(cls, connection: Connection) -> dict[str, Any]:
+        """Return what an Airflow connection stands for: its password is the key.
+
+        Args:
+            connection: The connection.
+
+        Raises:
+            ConfigError: When it has no password.
+        """
+        if not connection.password:
+            msg = f"the connection {connection.conn_id!r} has no password; the key that signs blobs belongs there"
+            raise ConfigError(msg)
+        return {"key": connection.password}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.base_path)!r})"  # never the key
 
-    def _key(self) -> bytes:
-        if self._found_key is None:
-            self._found_key = find_key(self.base_path, self._given_key, self._key_file)
-        return self._found_key
+    def _keys(self) -> tuple[bytes, ...]:
+        """The key that signs, and behind it those that signed before."""
+        if self._found_keys is None:
+            self._found_keys = (
+                fernet_signing_keys()
+                if self._fernet_key
+                else (find_key(self.base_path, self._given_key, self._key_file),)
+            )
+        return self._found_keys
+
+    def _is_signed(self, content: Content) -> bool:
+        return any(content.is_signed_by(key) for key in self._keys())
+
+    def check(self) -> str:
+        """Try the store; see ``BlobStore``. The folder and its key are made as on first use."""
+        tried = super().check()
+        with contextlib.suppress(OSError):  # another check may be at it
+            (self.base_path / CHECK_STAGE).rmdir()
+        return tried
 
     def write(self, obj: Any, *, stage: str, name: str, generation: int) -> str:
         """Store an object; see ``BlobStore``."""
         location = _location(stage, name, generation)
         path = self.base_path / location
-        key = self._key()
+        key = self._keys()[0]
         temporary = _temporary(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -171,11 +214,12 @@ class FileBlobStore(BlobStore):
                 f"the task that makes it again."
             )
             raise BlobSignatureError(msg)
-        if not content.is_signed_by(self._key()):
+        if not self._is_signed(content):
             msg = (
                 f"The signature of the blob file {path} is wrong: the file was altered or cut off, or was written with "
-                f"another key (blob_store.args.key, PIPEDAG_BLOB_KEY, key_file or {self.base_path / '.blob_key'}). It "
-                f"was not loaded. Give this worker the key of the writer, or run the task that makes the blob again."
+                f"another key (of blob_store.args: key, conn_id, key_file or fernet_key; PIPEDAG_BLOB_KEY; or "
+                f"{self.base_path / '.blob_key'}). It was not loaded. Give this worker the key of the writer, or run "
+                f"the task that makes the blob again."
             )
             raise BlobSignatureError(msg)
         if content.location != location:
@@ -189,6 +233,13 @@ class FileBlobStore(BlobStore):
     def exists(self, location: str) -> bool:
         """Whether there is a file, without loading it."""
         return self._path(location).is_file()
+
+    def size(self, location: str) -> int | None:
+        """The bytes of a file; see ``BlobStore``."""
+        try:
+            return self._path(location).stat().st_size
+        except OSError:
+            return None
 
     def link(self, *, stage: str, name: str, location: str) -> None:
         """Refresh ``base_path/STAGE/NAME.pkl``; see ``BlobStore``."""
@@ -245,7 +296,7 @@ class FileBlobStore(BlobStore):
                 location = os.path.relpath(target, self.base_path).replace(os.sep, "/")
             else:
                 content = parse(path.read_bytes())
-                location = (content.location or "") if content.is_signed_by(self._key()) else ""
+                location = (content.location or "") if self._is_signed(content) else ""
             self._path(location)
         except (OSError, StoreError):
             return False

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
 import secrets
 import stat
 from typing import TYPE_CHECKING
 
 from pipedag_airflow.backend.lock.files import sync_folder
+from pipedag_airflow.config.connections import find_fernet_keys
 from pipedag_airflow.errors import StoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ENVIRONMENT_KEY", "KEY_FILE", "find_key"]
+__all__ = ["ENVIRONMENT_KEY", "KEY_FILE", "fernet_signing_keys", "find_key"]
 
 ENVIRONMENT_KEY = "PIPEDAG_BLOB_KEY"
 KEY_FILE = ".blob_key"
 _LONGEST = 4096
+#: What keeps a signature of ours from being one of Airflow's, and the other way round.
+_PURPOSE = b"pipedag-airflow: blobs"
 
 
 def find_key(base_path: Path, key: str | None, key_file: Path | None) -> bytes:
@@ -56,6 +60,26 @@ def find_key(base_path: Path, key: str | None, key_file: Path | None) -> bytes:
     except FileNotFoundError:
         _make(own)
     return _read(own)
+
+
+def fernet_signing_keys() -> tuple[bytes, ...]:
+    """Give the keys that follow from Airflow's Fernet keys: the one that signs first, then those that are retired.
+
+    Returns:
+        One key for each of Airflow's.
+
+    Raises:
+        StoreError: When this process knows no Fernet key.
+    """
+    keys = find_fernet_keys()
+    if not keys:
+        msg = (
+            "blob_store.args.fernet_key is true, but this process knows no Fernet key of Airflow's, so blobs can be "
+            "neither signed nor checked. Set AIRFLOW__CORE__FERNET_KEY for it as for the scheduler, or sign with "
+            f"another key: {ENVIRONMENT_KEY}, conn_id or key_file."
+        )
+        raise StoreError(msg)
+    return tuple(hmac.digest(key.encode(), _PURPOSE, "sha256") for key in keys)
 
 
 def _checked(key: bytes, source: str) -> bytes:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from pipedag_airflow.backend.blob.base import BlobStore
-from pipedag_airflow.errors import StoreError
+from pipedag_airflow.errors import NoBlobStoreError
 
 __all__ = ["NoBlobStore"]
 
 
 class NoBlobStore(BlobStore):
     """For flows without blobs: every use is an error that says what to configure."""
+
+    def check(self) -> str:
+        """Say that there is nothing to try."""
+        return "this instance stores no blobs"
 
     def write(self, obj: Any, *, stage: str, name: str, generation: int) -> NoReturn:
         """Refuse."""
@@ -44,4 +48,4 @@ def _refuse(what: str) -> NoReturn:
         f"{what}: this instance has NoBlobStore. Set blob_store.class in pipedag.yaml to "
         f"pipedag_airflow.backend.blob.FileBlobStore and blob_store.args.base_path to a folder that all workers share."
     )
-    raise StoreError(msg)
+    raise NoBlobStoreError(msg)

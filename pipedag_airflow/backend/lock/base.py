@@ -10,20 +10,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipedag_airflow.backend.lock.files import InstanceContext, construct
 from pipedag_airflow.backend.lock.keeper import KeepAlive
-from pipedag_airflow.backend.lock.lease import Lease, Listener, LockState, Owner, never
+from pipedag_airflow.backend.lock.lease import Lease, Listener, LockState, Owner, Place, never
+from pipedag_airflow.errors import LockError, StaleRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["KeepAlive", "Lease", "Listener", "LockManager", "LockState", "Owner", "never"]
+__all__ = ["KeepAlive", "Lease", "Listener", "LockManager", "LockState", "Owner", "Place", "never"]
 
 logger = logging.getLogger(__name__)
+
+# A stage of this name is never built.
+_CHECK_STAGE = "pipedag_check"
+_CHECK_SECONDS = 10.0
 
 
 class LockManager(ABC):
@@ -41,9 +47,13 @@ class LockManager(ABC):
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._mutex = threading.Lock()
+        self._mutex = threading.Condition()
         self._listeners: list[Listener] = []
         self._seen: dict[tuple[str, str], LockState] = {}
+
+    silence_is_doubt: bool = True
+    """Whether a renewal that gets no answer may mean that the store cannot be reached; ``False`` where it may as well
+    wait for another process that is at work."""
 
     @classmethod
     def from_config(cls, context: InstanceContext, **args: Any) -> Self:
@@ -58,6 +68,26 @@ class LockManager(ABC):
         """
         del context
         return construct(cls, "lock_manager", args)
+
+    def check(self) -> str:
+        """Try the manager: take a stage that is never built, renew the lease, and give it back.
+
+        Returns:
+            What was tried.
+
+        Raises:
+            StageBusyError: When somebody else is trying it this moment.
+            LockError: When the records cannot be changed.
+        """
+        if not self.guards:
+            return f"{type(self).__name__}: locks nothing, which is fine for one run at a time"
+        owner = Owner.this_process(f"check:{uuid.uuid4()}")
+        self.acquire(_CHECK_STAGE, owner, seconds=_CHECK_SECONDS)
+        try:
+            self.renew(_CHECK_STAGE, owner, seconds=_CHECK_SECONDS)
+        finally:
+            self.release(_CHECK_STAGE, owner)
+        return f"{type(self).__name__}: a lease was taken, renewed and given back"
 
     @abstractmethod
     def acquire(self, stage: str, owner: Owner, *, seconds: float, is_over: Callable[[Lease], bool] = never) -> Lease:
@@ -78,6 +108,36 @@ class LockManager(ABC):
 
         Raises:
             StageBusyError: When another run has it or comes first.
+        """
+
+    @abstractmethod
+    def wait(
+        self, stage: str, owner: Owner, *, since: float | None = None, keeps: tuple[str, ...] | None = None
+    ) -> Place:
+        """Keep a place in the queue for a stage, without taking it; to be called again and again.
+
+        Args:
+            stage: The name of the stage.
+            owner: Who waits.
+            since: When the waiting began, as an earlier call has said; it gives the place back to somebody who could
+                not ask for some time.
+            keeps: The stages that the caller has, and that will not be free before it has had this one; ``None``: as
+                an earlier call has said.
+
+        Returns:
+            The place. Of several runs that wait in a circle for what the others keep, the one that began to wait last
+            is told so: the others go on when it gives up.
+        """
+
+    @abstractmethod
+    def waits_for(self, run_id: str) -> list[str]:
+        """For which stages a run has a place in the queue.
+
+        Args:
+            run_id: The id of the run.
+
+        Returns:
+            The names of the stages.
         """
 
     @abstractmethod
@@ -159,19 +219,69 @@ class LockManager(ABC):
             The state. Once this manager saw the run lose the stage, ``INVALID`` until the run acquires it anew.
         """
 
-    def keep_alive(self, stage: str, owner: Owner, *, seconds: float) -> KeepAlive:
+    def keep_alive(self, stage: str, owner: Owner, *, seconds: float, lease: Lease | None = None) -> KeepAlive:
         """Renew a lease in the background for as long as a ``with`` block runs.
 
         Args:
             stage: The name of the stage.
             owner: Any process of the run that holds it.
             seconds: How long each renewal counts; one is made every third of it.
+            lease: What :meth:`acquire` has returned just now, if it has.
 
         Returns:
-            A context manager whose ``check()`` raises ``StaleRunError`` once the stage was lost. Entering it renews, so
-            it raises at once when the stage is already lost.
+            A context manager whose ``check()`` raises ``StaleRunError`` once the stage was lost. Entering it renews
+            unless a lease is given, so it raises at once when the stage is already lost.
         """
-        return KeepAlive(self, stage, owner, seconds, self._clock)
+        return KeepAlive(self, stage, owner, seconds, self._clock, lease)
+
+    def confirm(self, stage: str, owner: Owner, *, seconds: float) -> None:
+        """Wait while it is uncertain whether a run still has a stage; to be called before something is written.
+
+        The store is not asked: what counts is what the heartbeat and the connection have noticed. A stage that was
+        broken passes; of that the fence tells more.
+
+        Args:
+            stage: The name of the stage.
+            owner: Any process of the run.
+            seconds: How long to wait.
+
+        Raises:
+            StaleRunError: When the run has lost the stage.
+            LockError: When it is still uncertain.
+        """
+        key = (stage, owner.run_id)
+        with self._mutex:
+            doubt = LockState.UNCERTAIN
+            self._mutex.wait_for(lambda: self._seen.get(key) is not doubt, seconds)
+            known = self._seen.get(key)
+        if known is LockState.UNCERTAIN:
+            raise LockError(
+                f"Run {owner.run_id} cannot go on with stage {stage!r}: for {seconds:g} s the locks could not be "
+                "reached, so it is not known whether the stage is still its own. Nothing was written meanwhile. The "
+                "log above says what could not be reached; when it can be again, start the step again."
+            )
+        if known is LockState.INVALID:
+            raise StaleRunError(
+                f"Run {owner.run_id} has lost stage {stage!r}{self._now_held(stage, owner)}. Nothing of it is "
+                "published by this run; start a new run."
+            )
+
+    def _now_held(self, stage: str, owner: Owner) -> str:
+        try:
+            lease = self.holder(stage)
+        except LockError as error:
+            return f" (who has it now is not known: {error})"
+        if lease is None or lease.owner.run_id == owner.run_id:
+            return "; nobody else has taken it yet"
+        return f" to {lease.describe(self.now())}"
+
+    def now(self) -> float:
+        """The present time by the clock of the leases.
+
+        Returns:
+            Seconds since 1970.
+        """
+        return self._clock()
 
     def add_listener(self, listener: Listener) -> None:
         """Be told when this manager notices that a stage's state has changed.
@@ -219,6 +329,7 @@ class LockManager(ABC):
             self._seen[key] = new
             if new is LockState.UNLOCKED:
                 del self._seen[key]
+            self._mutex.notify_all()
             listeners = tuple(self._listeners)
         for listener in listeners:
             try:
@@ -250,6 +361,15 @@ class LockManager(ABC):
         """
         with self._mutex:
             return (stage, owner.run_id) in self._seen
+
+    def all_tracked(self) -> list[tuple[str, str]]:
+        """All that this manager has seen held.
+
+        Returns:
+            Stages and the ids of the runs that have them.
+        """
+        with self._mutex:
+            return list(self._seen)
 
     def __enter__(self) -> Self:
         return self

@@ -91,6 +91,12 @@ class FairFileLock:
         """Whether this object holds the lock in this process."""
         return self._held is not None and self._held.pid == os.getpid()
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits behind us; also somebody who died while waiting, until the next one clears that."""
+        held = self._held
+        return held is not None and any(ticket.number > held.ticket.number for ticket in self._tickets())
+
     def acquire(self) -> None:
         """Wait for one's turn.
 

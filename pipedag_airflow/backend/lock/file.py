@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote
 
-import attrs
 import filelock
 
+from pipedag_airflow.backend.lock.codec import decode, encode
 from pipedag_airflow.backend.lock.files import (
     InstanceContext,
     construct,
@@ -21,8 +20,8 @@ from pipedag_airflow.backend.lock.files import (
     replace_file,
     shared_mode,
 )
-from pipedag_airflow.backend.lock.lease import Lease, Owner
-from pipedag_airflow.backend.lock.records import RecordLockManager, StageRecord, Ticket
+from pipedag_airflow.backend.lock.records import RecordLockManager
+from pipedag_airflow.backend.lock.stage_record import StageRecord
 from pipedag_airflow.errors import LockError
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ __all__ = ["FileLockManager"]
 
 T = TypeVar("T")
 
-_FORMAT = 1
 _SUFFIX = ".lease"
 # Records are changed in milliseconds. Who waits this long looks at a process that hangs inside such a change.
 _MUTEX_SECONDS = 30.0
@@ -75,9 +73,6 @@ class FileLockManager(RecordLockManager):
     def _path(self, stage: str) -> Path:
         return self.base_path / (file_name(stage) + _SUFFIX)
 
-    def _remedy(self, stage: str) -> str:
-        return f"delete {self._path(stage)}"
-
     def _stages(self) -> list[str]:
         stages = []
         for path in sorted(self.base_path.glob("*" + _SUFFIX)):
@@ -105,7 +100,7 @@ class FileLockManager(RecordLockManager):
 
     def _load(self, path: Path) -> StageRecord | None:
         try:
-            return _decode(path.read_bytes())
+            return decode(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -128,9 +123,8 @@ class FileLockManager(RecordLockManager):
 
     def _write(self, stage: str, record: StageRecord) -> None:
         path = self._path(stage)
-        data = {"format": _FORMAT, **attrs.asdict(record)}
         try:
-            replace_file(path, (json.dumps(data, indent=1) + "\n").encode("ascii"))
+            replace_file(path, (json.dumps(encode(record), indent=1) + "\n").encode("ascii"))
         except OSError as error:
             msg = f"The lease of stage {stage!r} cannot be written to {path}: {error}. The old one still counts."
             raise LockError(msg) from error
@@ -161,56 +155,3 @@ class FileLockManager(RecordLockManager):
             yield
         finally:
             lock.release()
-
-
-def _decode(data: bytes) -> StageRecord:
-    content = json.loads(data)
-    if content["format"] != _FORMAT:
-        msg = f"format {content['format']!r}, this version knows {_FORMAT}"
-        raise ValueError(msg)
-    lease = content["lease"]
-    return StageRecord(
-        stage=_text(content["stage"]),
-        token=int(content["token"]),
-        lease=None if lease is None else _lease(lease),
-        tickets=tuple(
-            Ticket(_owner(ticket["owner"]), _number(ticket["since"]), _number(ticket["refreshed"]))
-            for ticket in content["tickets"]
-        ),
-    )
-
-
-def _lease(content: dict[str, Any]) -> Lease:
-    return Lease(
-        stage=_text(content["stage"]),
-        owner=_owner(content["owner"]),
-        token=int(content["token"]),
-        since=_number(content["since"]),
-        heartbeat=_number(content["heartbeat"]),
-        expires=_number(content["expires"]),
-    )
-
-
-def _owner(content: dict[str, Any]) -> Owner:
-    pid, started, space = content["pid"], content["process_started"], content["pid_space"]
-    return Owner(
-        run_id=_text(content["run_id"]),
-        host=_text(content["host"]),
-        pid=None if pid is None else int(pid),
-        process_started=None if started is None else _number(started),
-        pid_space=None if space is None else _text(space),
-    )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        msg = f"expected a text, found {value!r}"
-        raise TypeError(msg)
-    return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        msg = f"expected a number, found {value!r}"
-        raise TypeError(msg)
-    return float(value)

@@ -31,6 +31,10 @@ class InstanceContext(Protocol):
     def instance_id(self) -> str:
         """The id that separates the data of instances."""
 
+    @property
+    def table_store(self) -> Any:
+        """The table store."""
+
 
 def construct(cls: Callable[..., T], section: str, args: Mapping[str, Any]) -> T:
     """Call a class with the ``args`` of its section in pipedag.yaml.
@@ -134,6 +138,8 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path, data: bytes) -> None:
     """Replace the content of a file in one step; the caller holds the lock that makes it the only writer.
 
+    A power cut leaves the old content or the new, and either will do: no process of before lives on.
+
     Args:
         path: The file; its folder exists.
         data: The new content.
@@ -153,4 +159,3 @@ def replace_file(path: Path, data: bytes) -> None:
     finally:
         os.close(descriptor)
     temporary.replace(path)
-    sync_folder(path.parent)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pipedag_airflow.backend.lock.base import LockManager
-    from pipedag_airflow.backend.lock.lease import Owner
+    from pipedag_airflow.backend.lock.lease import Lease, Owner
 
 __all__ = ["KeepAlive"]
 
@@ -33,10 +33,17 @@ class KeepAlive:
         owner: Any process of the run that holds it.
         seconds: How long each renewal counts.
         clock: The present time in seconds since 1970.
+        lease: The lease if it was acquired just now; then entering the block need not renew it.
     """
 
     def __init__(
-        self, manager: LockManager, stage: str, owner: Owner, seconds: float, clock: Callable[[], float]
+        self,
+        manager: LockManager,
+        stage: str,
+        owner: Owner,
+        seconds: float,
+        clock: Callable[[], float],
+        lease: Lease | None = None,
     ) -> None:
         if not seconds > 0:
             msg = f"keep_alive of stage {stage!r} needs a positive number of seconds, not {seconds!r}."
@@ -46,9 +53,11 @@ class KeepAlive:
         self._owner = owner
         self._seconds = seconds
         self._clock = clock
+        self._acquired = lease
         self._expires = 0.0
         self._reached = True
         self._stop = threading.Event()
+        self._beating = threading.Lock()
         self._stale: StaleRunError | None = None
         self._thread: threading.Thread | None = None
 
@@ -72,6 +81,12 @@ class KeepAlive:
         Returns:
             Whether there is any point in another try.
         """
+        # A server that does not answer, on a connection that nobody has ended, is waited for much longer.
+        left = self._expires - self._clock()
+        silence = threading.Timer(left if left > 0 else self._seconds, self._note_silence)
+        silence.daemon = True
+        if self._manager.silence_is_doubt:
+            silence.start()
         try:
             self._expires = self._manager.renew(self._stage, self._owner, seconds=self._seconds).expires
         except StaleRunError as error:
@@ -94,12 +109,37 @@ class KeepAlive:
                 self._manager.observe(self._stage, self._owner, LockState.UNCERTAIN)
         else:
             self._reached = True
+        finally:
+            silence.cancel()
         return True
+
+    def _note_silence(self) -> None:
+        logger.warning(
+            "The lease on stage %r of run %s has expired, and its renewal got no answer yet: nothing is written until "
+            "it does.",
+            self._stage,
+            self._owner.run_id,
+        )
+        self._manager.observe(self._stage, self._owner, LockState.UNCERTAIN)
+
+    def stop(self) -> bool:
+        """Begin no further renewal; leaving the block does so, too.
+
+        Returns:
+            Whether one may be under way. Leaving the block waits for it, so the caller should keep nothing that it
+            may need.
+        """
+        self._stop.set()
+        if not self._beating.acquire(blocking=False):
+            return True
+        self._beating.release()
+        return False
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause()):
-            if not self.beat():
-                return
+            with self._beating:
+                if self._stop.is_set() or not self.beat():
+                    return
 
     def _pause(self) -> float:
         # After a failure try more often: the lease is running out.
@@ -109,7 +149,8 @@ class KeepAlive:
         if self._thread is not None:
             msg = f"keep_alive of stage {self._stage!r} is already running; call LockManager.keep_alive() for another."
             raise LockError(msg)
-        self._expires = self._manager.renew(self._stage, self._owner, seconds=self._seconds).expires
+        lease = self._acquired or self._manager.renew(self._stage, self._owner, seconds=self._seconds)
+        self._expires = lease.expires
         self._thread = threading.Thread(target=self._run, name=f"pipedag-lease-{self._stage}", daemon=True)
         self._thread.start()
         return self

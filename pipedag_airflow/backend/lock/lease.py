@@ -19,7 +19,7 @@ import attrs
 
 from pipedag_airflow.backend.lock.process import pid_space, process_is_gone, process_started
 
-__all__ = ["Lease", "Listener", "LockState", "Owner", "never"]
+__all__ = ["Lease", "Listener", "LockState", "Owner", "Place", "never"]
 
 
 @attrs.frozen
@@ -135,11 +135,30 @@ class Lease:
         return self.owner.is_dead if self.owner.is_local else now > self.expires
 
 
+@attrs.frozen
+class Place:
+    """Where somebody stands who waits for a stage.
+
+    Args:
+        since: When the waiting began.
+        first: Whether nobody comes before.
+        holder: The lease of the run that has the stage; ``None`` when nobody has it who lives.
+        keeps: The stages that will not be free before whoever waits has had this one.
+        deadlock: When runs wait for each other in a circle, and this one has to give up: who waits for whom.
+    """
+
+    since: float
+    first: bool
+    holder: Lease | None
+    keeps: tuple[str, ...] = ()
+    deadlock: str | None = None
+
+
 class LockState(Enum):
     """What a run may assume about a stage.
 
-    ``UNLOCKED`` nobody holds it; ``LOCKED`` we do; ``UNCERTAIN`` we did and it was not renewed in time; ``INVALID``
-    somebody else does.
+    ``UNLOCKED`` nobody holds it; ``LOCKED`` we do; ``UNCERTAIN`` we did, and it was not renewed in time or the store
+    cannot be reached; ``INVALID`` we have lost it.
     """
 
     UNLOCKED = 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, ClassVar
 
 from pipedag_airflow.backend.lock.base import LockManager
-from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, never
+from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, Place, never
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +24,12 @@ class NoLockManager(LockManager):
     """
 
     guards = False
-    _warned_in: ClassVar[int | None] = None
+    #: The ids of the runs that were warned in this process.
+    _warned: ClassVar[set[str]] = set()
 
     def _grant(self, stage: str, owner: Owner, seconds: float) -> Lease:
-        if NoLockManager._warned_in != os.getpid():
-            NoLockManager._warned_in = os.getpid()
+        if owner.run_id not in self._warned:
+            self._warned.add(owner.run_id)
             logger.warning(
                 "NoLockManager locks nothing: when a second run starts, both build stage %r and its successors, and "
                 "one of them fails at its publish. Set lock_manager.class in pipedag.yaml to "
@@ -44,6 +44,18 @@ class NoLockManager(LockManager):
         """Grant the stage to whoever asks."""
         del is_over
         return self._grant(stage, owner, seconds)
+
+    def wait(
+        self, stage: str, owner: Owner, *, since: float | None = None, keeps: tuple[str, ...] | None = None
+    ) -> Place:
+        """Give the first place: nobody waits."""
+        del stage, owner, keeps
+        return Place(self._clock() if since is None else since, first=True, holder=None)
+
+    def waits_for(self, run_id: str) -> list[str]:
+        """Give an empty list: nobody waits."""
+        del run_id
+        return []
 
     def withdraw(self, stage: str, owner: Owner) -> None:
         """Do nothing: nobody waits."""

@@ -6,6 +6,7 @@ A manager implements where records live (``_read``, ``_change``, ``_stages``); w
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from abc import abstractmethod
 from functools import partial
@@ -14,83 +15,22 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from pipedag_airflow.backend.lock.base import LockManager
-from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, never
+from pipedag_airflow.backend.lock.circles import Wait, find_circle, told, youngest
+from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, Place, never
+from pipedag_airflow.backend.lock.stage_record import StageRecord, Ticket
 from pipedag_airflow.errors import LockError, StageBusyError, StaleRunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RecordLockManager", "StageRecord", "Ticket"]
+__all__ = ["RecordLockManager"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-@attrs.frozen
-class Ticket:
-    """A place in the queue for a stage.
-
-    Args:
-        owner: Who waits.
-        since: When it was refused first.
-        refreshed: When it was refused last.
-    """
-
-    owner: Owner
-    since: float
-    refreshed: float
-
-    def is_alive(self, now: float, seconds: float) -> bool:
-        """Whether its owner still asks.
-
-        Args:
-            now: The present time.
-            seconds: How long a ticket counts after the last try.
-
-        Returns:
-            Whether it does. A ticket from the future (a clock was set back) does not count either.
-        """
-        return abs(now - self.refreshed) <= seconds and not self.owner.is_dead
-
-
-@attrs.frozen
-class StageRecord:
-    """All that is stored about one stage.
-
-    Args:
-        stage: The name of the stage.
-        token: The token of the last lease; it outlives the lease, so that it only grows.
-        lease: The lease, if anybody has one.
-        tickets: Who waits, first come first.
-    """
-
-    stage: str
-    token: int = 0
-    lease: Lease | None = None
-    tickets: tuple[Ticket, ...] = ()
-
-    def held_by(self, run_id: str) -> bool:
-        """Whether a run holds the stage.
-
-        Args:
-            run_id: The id of the run.
-
-        Returns:
-            Whether it does, expired or not.
-        """
-        return self.lease is not None and self.lease.owner.run_id == run_id
-
-    def without_ticket(self, run_id: str) -> StageRecord:
-        """The record after a run stopped waiting.
-
-        Args:
-            run_id: The id of the run.
-
-        Returns:
-            The record.
-        """
-        return attrs.evolve(self, tickets=tuple(t for t in self.tickets if t.owner.run_id != run_id))
+#: The part of its time for which a lease is as good as renewed; a heartbeat comes after another third of it.
+_FRESH = 1 / 6
 
 
 @attrs.frozen
@@ -107,12 +47,22 @@ class _Verdict:
 @attrs.frozen
 class _Granted:
     lease: Lease
-    previous: Lease | None  # of another run
+    previous: Lease | None
 
 
 @attrs.frozen
 class _Refused:
     by: Lease | Ticket
+
+
+def _ticket_of(record: StageRecord, run_id: str) -> Ticket | None:
+    return next((ticket for ticket in record.tickets if ticket.owner.run_id == run_id), None)
+
+
+def _is_fresh(lease: Lease, owner: Owner, seconds: float, now: float) -> bool:
+    """Say whether a process renewed its lease so recently that the first heartbeat will do."""
+    as_good = lease.owner == owner and lease.expires - lease.heartbeat == seconds
+    return as_good and 0 <= now - lease.heartbeat < seconds * _FRESH
 
 
 class RecordLockManager(LockManager):
@@ -143,9 +93,22 @@ class RecordLockManager(LockManager):
     def _stages(self) -> list[str]:
         """Give the names of all stages that have a record."""
 
-    @abstractmethod
-    def _remedy(self, stage: str) -> str:
-        """Say how somebody clears the record by hand: ``delete /path``."""
+    def _records(self) -> list[StageRecord]:
+        """Give all records, by name of the stage."""
+        return [self._read(stage) for stage in sorted(self._stages())]
+
+    def _is_connected(self, lease: Lease) -> bool | None:
+        """Say whether the store still hears from the process of a lease in session form.
+
+        ``None``, as here: it cannot know. Then the process id decides, and on another host the time.
+        """
+        del lease
+        return None
+
+    def _is_lost(self, lease: Lease) -> bool:
+        """Say whether a lease is lost for its own run, although nobody else has it. Here it never is."""
+        del lease
+        return False
 
     def acquire(self, stage: str, owner: Owner, *, seconds: float, is_over: Callable[[Lease], bool] = never) -> Lease:
         """Take a stage, or renew it when the same run holds it; see ``LockManager``."""
@@ -162,20 +125,29 @@ class RecordLockManager(LockManager):
     def _judge(self, lease: Lease | None, owner: Owner, is_over: Callable[[Lease], bool]) -> _Verdict | None:
         # Asked before the change, never inside: the answer may take a query to the orchestrator's database, and every
         # other run would wait for it.
-        if lease is None or lease.owner.run_id == owner.run_id or lease.abandoned(self._clock()):
+        if lease is None or lease.owner.run_id == owner.run_id or self._abandoned(lease):
             return None
         return _Verdict(lease, is_over(lease))
+
+    def _abandoned(self, lease: Lease) -> bool:
+        connected = self._is_connected(lease)
+        if connected is None:
+            return lease.abandoned(self._clock())
+        return not connected or lease.owner.is_dead
 
     def _attempt(
         self, record: StageRecord, owner: Owner, seconds: float, verdict: _Verdict | None
     ) -> tuple[StageRecord, _Granted | _Refused | None]:
         now = self._clock()
         lease = record.lease
-        if lease is not None and lease.owner.run_id == owner.run_id:
+        if lease is not None and lease.owner.run_id == owner.run_id and self._is_connected(lease) is not False:
             # A second begin of the same run (a retry): same holder, same token, but the process may be another one.
+            known = self.tracked(record.stage, owner) and _ticket_of(record, owner.run_id) is None
+            if known and _is_fresh(lease, owner, seconds, now):
+                return record, _Granted(lease, None)  # the next of many short steps: nothing need be written
             renewed = attrs.evolve(lease, owner=owner, heartbeat=now, expires=now + seconds)
             return attrs.evolve(record.without_ticket(owner.run_id), lease=renewed), _Granted(renewed, None)
-        if lease is not None and not lease.abandoned(now):
+        if lease is not None and lease.owner.run_id != owner.run_id and not self._abandoned(lease):
             if verdict is None or not verdict.about(lease):
                 return record, None
             if not verdict.over:
@@ -196,20 +168,70 @@ class RecordLockManager(LockManager):
             return None if ticket.owner.run_id == owner.run_id else ticket
         return None
 
-    def _queued(self, record: StageRecord, owner: Owner, now: float) -> StageRecord:
+    def _queued(self, record: StageRecord, owner: Owner, now: float, since: float | None = None) -> StageRecord:
         # Pruned first: who stopped asking for too long has lost the place and gets a new one at the end.
         record = self._pruned(record, now)
-        if any(t.owner.run_id == owner.run_id for t in record.tickets):
-            tickets = tuple(
-                attrs.evolve(t, owner=owner, refreshed=now) if t.owner.run_id == owner.run_id else t
-                for t in record.tickets
-            )
+        since = now if since is None else min(since, now)
+        mine = _ticket_of(record, owner.run_id)
+        if mine is None:
+            tickets = (*record.tickets, Ticket(owner, since, now))
         else:
-            tickets = (*record.tickets, Ticket(owner, now, now))
-        return attrs.evolve(record, tickets=tickets)
+            renewed = attrs.evolve(mine, owner=owner, since=min(mine.since, since), refreshed=now)
+            tickets = tuple(renewed if ticket is mine else ticket for ticket in record.tickets)
+        return attrs.evolve(record, tickets=tuple(sorted(tickets, key=lambda ticket: ticket.since)))
+
+    def wait(
+        self, stage: str, owner: Owner, *, since: float | None = None, keeps: tuple[str, ...] | None = None
+    ) -> Place:
+        """Keep a place in the queue for a stage, without taking it; see ``LockManager``."""
+
+        def change(record: StageRecord) -> tuple[StageRecord, Place]:
+            now = self._clock()
+            mine = _ticket_of(record, owner.run_id)
+            came_earlier = mine is not None and since is not None and since < mine.since
+            # Looking is cheap, and a ticket is good for some time.
+            if mine is None or came_earlier or not mine.is_alive(now, self.ticket_seconds / 3):
+                record = self._queued(record, owner, now, since)
+                mine = _ticket_of(record, owner.run_id)
+                assert mine is not None
+            if keeps is not None and keeps != mine.keeps:
+                kept = attrs.evolve(mine, keeps=keeps)
+                tickets = tuple(kept if ticket is mine else ticket for ticket in record.tickets)
+                record, mine = attrs.evolve(record, tickets=tickets), kept
+            lease = record.lease
+            is_free = lease is None or lease.owner.run_id == owner.run_id or self._abandoned(lease)
+            first = self._first_before(record, owner, now) is None
+            return record, Place(mine.since, first, None if is_free else lease, mine.keeps)
+
+        place = self._change(stage, change)
+        if place.holder is None or not place.keeps:
+            return place
+        return attrs.evolve(place, deadlock=self._deadlock(stage, owner.run_id))
+
+    def _deadlock(self, stage: str, run_id: str) -> str | None:
+        """Say in which circle a run waits, if it is the one to give up."""
+        circle = self._circle(stage, run_id)
+        # The records are not read in one step. What was there in both of two looks was there between them, all at once.
+        again = self._circle(stage, run_id) if circle else ()
+        if not circle or [wait.identity for wait in circle] != [wait.identity for wait in again]:
+            return None
+        if youngest(circle) is not circle[0] or any(self._abandoned(wait.lease) for wait in circle):
+            return None
+        return told(circle, self._clock())
+
+    def _circle(self, stage: str, run_id: str) -> tuple[Wait, ...]:
+        now = self._clock()
+        waits = [
+            Wait(ticket, record.lease)
+            for record in self._records()
+            if record.lease is not None
+            for ticket in self._pruned(record, now).tickets
+            if not record.held_by(ticket.owner.run_id)
+        ]
+        return find_circle(waits, stage, run_id)
 
     def _granted(self, stage: str, owner: Owner, outcome: _Granted) -> Lease:
-        if outcome.previous is not None:
+        if outcome.previous is not None and outcome.previous.owner.run_id != owner.run_id:
             logger.warning(
                 "Run %s took over stage %r from %s, which is over.",
                 owner.run_id,
@@ -231,9 +253,15 @@ class RecordLockManager(LockManager):
             )
         return (
             f"Stage {stage!r} is held by {by.describe(now)}; run {owner.run_id} cannot begin it. Wait until that run "
-            f"ends (the place in the queue is kept for {self.ticket_seconds:g} s after each try), or if that run is "
-            f"gone, {self._remedy(stage)}."
+            f"ends (the place in the queue is kept for {self.ticket_seconds:g} s after each try). Look at it with: "
+            f"pipedag-airflow locks; if that run is gone, free the stage with: pipedag-airflow locks break "
+            f"{shlex.quote(stage)}"
         )
+
+    def waits_for(self, run_id: str) -> list[str]:
+        """For which stages a run has a place in the queue; see ``LockManager``."""
+        # Also places that are lost for now: whoever waits may be a process that died and is about to be started again.
+        return [record.stage for record in self._records() if _ticket_of(record, run_id) is not None]
 
     def withdraw(self, stage: str, owner: Owner) -> None:
         """Remove the caller's ticket; see ``LockManager``."""
@@ -242,25 +270,26 @@ class RecordLockManager(LockManager):
     def renew(self, stage: str, owner: Owner, *, seconds: float) -> Lease:
         """Extend a lease that the run holds; see ``LockManager``."""
 
-        def change(record: StageRecord) -> tuple[StageRecord, Lease | None]:
+        def change(record: StageRecord) -> tuple[StageRecord, tuple[Lease | None, bool]]:
             now = self._clock()
-            if record.lease is None or not record.held_by(owner.run_id):
-                return record, record.lease
+            lease = record.lease
+            if lease is None or lease.owner.run_id != owner.run_id or self._is_lost(lease):
+                return record, (lease, False)
             # The holder stays who acquired: in session form it is that process whose death ends the run.
-            lease = attrs.evolve(record.lease, heartbeat=now, expires=now + seconds)
-            return attrs.evolve(record, lease=lease), lease
+            lease = attrs.evolve(lease, heartbeat=now, expires=now + seconds)
+            return attrs.evolve(record, lease=lease), (lease, True)
 
-        lease = self._change(stage, change)
-        if lease is not None and lease.owner.run_id == owner.run_id:
-            if self.observe(stage, owner, LockState.LOCKED) is not LockState.INVALID:
-                return lease
-            now_held = "it was lost in between and the work of that time cannot be trusted"
-        elif lease is None:
+        lease, renewed = self._change(stage, change)
+        if lease is None:
             self.observe(stage, owner, LockState.UNLOCKED)
-            now_held = "nobody holds it now: it was released or its record was deleted"
+            now_held = "nobody holds it now: it was released, or its lease was broken"
+        elif renewed and self.observe(stage, owner, LockState.LOCKED) is not LockState.INVALID:
+            return lease
         else:
             self.observe(stage, owner, LockState.INVALID)
             now_held = f"it is held by {lease.describe(self._clock())}"
+            if lease.owner.run_id == owner.run_id:
+                now_held = "it was lost in between and the work of that time cannot be trusted"
         msg = (
             f"Run {owner.run_id} no longer holds stage {stage!r}: {now_held}. Nothing of it is published by this run; "
             f"start a new run when the holder is done."
@@ -305,15 +334,14 @@ class RecordLockManager(LockManager):
 
     def leases(self) -> list[Lease]:
         """All leases of the instance; see ``LockManager``."""
-        records = (self._read(stage) for stage in sorted(self._stages()))
-        return [record.lease for record in records if record.lease is not None]
+        return [record.lease for record in self._records() if record.lease is not None]
 
     def state(self, stage: str, owner: Owner) -> LockState:
         """What a run may assume about a stage; see ``LockManager``."""
         lease = self._read(stage).lease
         if lease is None:
             seen = LockState.UNLOCKED
-        elif lease.owner.run_id != owner.run_id:
+        elif lease.owner.run_id != owner.run_id or self._is_lost(lease):
             seen = LockState.INVALID
         elif self._clock() > lease.expires:
             seen = LockState.UNCERTAIN

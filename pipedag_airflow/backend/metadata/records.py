@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from pipedag_airflow.config.known_secrets import without_secrets
+
 if TYPE_CHECKING:
     import datetime as dt
 
@@ -15,6 +17,7 @@ __all__ = [
     "GenerationState",
     "ObjectKind",
     "ObjectRecord",
+    "PlaceRecord",
     "StageRecord",
     "TaskRecord",
     "TaskState",
@@ -54,7 +57,18 @@ class ObjectKind(StrEnum):
 
     TABLE = "table"
     SCRIPT = "script"
+    #: A function, a sequence or a type that a script made; called by what it is and its name.
+    DEFINITION = "definition"
     BLOB = "blob"
+
+    @property
+    def is_in_schema(self) -> bool:
+        """Whether it is in a schema of the database, where a publish may move it."""
+        return self in (ObjectKind.TABLE, ObjectKind.DEFINITION)
+
+
+def _shown(query: str | None) -> str | None:
+    return None if query is None else without_secrets(query)
 
 
 @attrs.frozen
@@ -79,11 +93,27 @@ class GenerationRecord:
     closed: dt.datetime | None = None
     #: Whether its schema and its rows are gone.
     dropped: bool = False
+    #: The generation that a rollback has brought back with this one.
+    restores: int | None = None
+
+
+@attrs.frozen
+class PlaceRecord:
+    """Where an object of a generation is: what a row of ``object`` says of it, without the rest."""
+
+    stage: str
+    generation: int
+    kind: ObjectKind
+    container: str | None
+    location: str | None
+    rows: int | None
+    #: Where the tables are that a view shows, as schema and name.
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 @attrs.frozen(eq=False)
 class ObjectRecord:
-    """A row of ``object``: a table, a script or a blob under its logical name."""
+    """A row of ``object``: a table, a script, a definition or a blob under its logical name."""
 
     stage: str
     generation: int
@@ -93,10 +123,13 @@ class ObjectRecord:
     cache_key: str
     container: str | None
     location: str | None
-    #: Table: ``columns`` (list of name, type, nullable), ``primary_key``, ``indexes``, ``view``. Script: ``tables``.
+    #: Table: ``columns`` (list of name, type, nullable), ``primary_key``, ``indexes``, ``view``. Script: ``tables``
+    #: and ``definitions``, their names.
     facts: dict[str, Any]
-    query: str | None = None
+    query: str | None = attrs.field(default=None, converter=_shown)
     rows: int | None = None
+    #: Where the tables are that a view shows, as schema and name; through other views, too.
+    sources: tuple[tuple[str, str], ...] = ()
 
 
 @attrs.frozen

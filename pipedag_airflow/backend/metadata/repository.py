@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import sqlalchemy as sa
 
+from pipedag_airflow.backend.metadata.outbox import Outbox
 from pipedag_airflow.backend.metadata.records import (
     GenerationRecord,
     GenerationState,
@@ -19,11 +20,12 @@ from pipedag_airflow.backend.metadata.records import (
     TaskRecord,
     TaskState,
 )
+from pipedag_airflow.backend.metadata.rows import generation_of, object_of, row_of_object, row_of_task, task_of
 from pipedag_airflow.backend.metadata.tables import METADATA_VERSION, MetadataTables
 from pipedag_airflow.errors import ConfigError, StaleRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pipedag_airflow.core.plan import Plan
 
@@ -38,11 +40,13 @@ class MetadataRepository:
         connection: A connection within a transaction; committing is the caller's.
         tables: The tables of the metadata schema.
         row_locks: Whether the database locks rows with SELECT … FOR SHARE.
+        lock: Lets others who want the same name wait until the transaction ends.
     """
 
     connection: sa.Connection
     tables: MetadataTables
     row_locks: bool = True
+    lock: Callable[[str], None] = lambda name: None
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
@@ -52,10 +56,12 @@ class MetadataRepository:
         Raises:
             ConfigError: if the metadata belong to another instance, or were written by a newer release.
         """
+        self.lock("set-up")
         if not sa.inspect(self.connection).has_table("instance", schema=self.tables.schema):
             if create_schema:
                 self.connection.execute(sa.schema.CreateSchema(self.tables.schema, if_not_exists=True))
-            self.tables.all.create_all(self.connection)
+            # Nothing of it can be there: all is made in one transaction, so no table is looked for again.
+            self.tables.all.create_all(self.connection, checkfirst=False)
         row = self.connection.execute(sa.select(self.tables.instance)).one_or_none()
         if row is None:
             created = {"instance_id": instance_id, "metadata_version": METADATA_VERSION, "created": _now()}
@@ -81,9 +87,15 @@ class MetadataRepository:
             FlowChangedError: if the flow was changed since.
         """
         run = self.tables.run
-        row = self.connection.execute(sa.select(run).where(run.c.run_id == run_id)).one_or_none()
+        query = sa.select(run).where(run.c.run_id == run_id)
+        row = self.connection.execute(query).one_or_none()
+        if row is None:
+            # Stages without inputs begin at once.
+            self.lock(f"run {run_id}")
+            row = self.connection.execute(query).one_or_none()
         if row is not None:
-            plan.check_unchanged(row.fingerprint, json.loads(row.nodes))
+            if row.fingerprint != plan.fingerprint:
+                plan.check_unchanged(row.fingerprint, json.loads(row.nodes))
             return
         nodes = json.dumps([f"{node.id}@{node.position}" for node in plan.nodes])
         values = {"run_id": run_id, "flow": plan.flow, "fingerprint": plan.fingerprint, "nodes": nodes}
@@ -102,22 +114,39 @@ class MetadataRepository:
         rows = self.connection.execute(sa.select(stage).order_by(first, stage.c.stage))
         return [StageRecord(row.stage, row.live, row.fence) for row in rows]
 
-    def open_generation(self, stage: str, run_id: str, holder: str) -> GenerationRecord:
-        """Open the next generation of a stage and shut the door behind all earlier ones."""
-        record = self.stages([stage]).get(stage)
+    def note_same_plan(self, run_id: str, other: str, engine: str) -> None:
+        """Record a run that has the flow and the plan of another one."""
+        run = self.tables.run
+        plan = [run.c.flow, run.c.fingerprint, run.c.nodes]
+        same = sa.select(sa.literal(run_id), *plan, sa.literal(engine), sa.literal(_now())).where(run.c.run_id == other)
+        names = ["run_id", *(column.name for column in plan), "engine", "started"]
+        self.connection.execute(sa.insert(run).from_select(names, same))
+
+    def open_generation(
+        self, stage: str, run_id: str, holder: str, *, restores: int | None = None, above: int = 0
+    ) -> GenerationRecord:
+        """Open the next generation of a stage and shut the door behind all earlier ones.
+
+        Args:
+            stage: Name of the stage.
+            run_id: The run that opens it.
+            holder: Host and process.
+            restores: The generation of the stage that it brings back, if it is one of a rollback.
+            above: What the number is greater than, for a stage of which nothing is known.
+        """
         generation, row = self.tables.generation, self.tables.stage
-        number = (record.fence if record else 0) + 1
+        record = self._fence(stage, alone=True)
+        number = (record.fence if record else above) + 1
         if record is None:
             self.connection.execute(sa.insert(row).values(stage=stage, live=None, fence=number))
         else:
             self.connection.execute(sa.update(row).where(row.c.stage == stage).values(fence=number))
-            left_open = (generation.c.stage == stage) & (generation.c.state == GenerationState.OPEN.value)
-            closing = sa.update(generation).where(left_open)
-            self.connection.execute(closing.values(state=GenerationState.ABANDONED.value, closed=_now()))
+            self._abandon_open(stage)
         opened = _now()
         values = {"stage": stage, "number": number, "run_id": run_id, "holder": holder, "opened": opened}
-        self.connection.execute(sa.insert(generation).values(state=GenerationState.OPEN.value, dropped=False, **values))
-        return GenerationRecord(stage, number, run_id, holder, GenerationState.OPEN, opened)
+        values |= {"state": GenerationState.OPEN.value, "dropped": False, "restores": restores}
+        self.connection.execute(sa.insert(generation).values(**values))
+        return GenerationRecord(stage, number, run_id, holder, GenerationState.OPEN, opened, restores=restores)
 
     def latest_generation(self, stage: str, run_id: str | None = None) -> GenerationRecord | None:
         """Return the newest generation of a stage, or the newest of one run."""
@@ -126,7 +155,7 @@ class MetadataRepository:
         if run_id is not None:
             query = query.where(generation.c.run_id == run_id)
         row = self.connection.execute(query.order_by(generation.c.number.desc()).limit(1)).one_or_none()
-        return None if row is None else _generation(row)
+        return None if row is None else generation_of(row)
 
     def generations(self, *, stage: str | None = None, run_id: str | None = None) -> list[GenerationRecord]:
         """Return generations, oldest first: those of a stage, of a run, or all."""
@@ -136,7 +165,7 @@ class MetadataRepository:
             query = query.where(generation.c.stage == stage)
         if run_id is not None:
             query = query.where(generation.c.run_id == run_id)
-        return [_generation(row) for row in self.connection.execute(query)]
+        return [generation_of(row) for row in self.connection.execute(query)]
 
     def flow_of(self, stage: str, number: int) -> str | None:
         """Return the name of the flow whose run opened a generation."""
@@ -148,18 +177,40 @@ class MetadataRepository:
         )
         return self.connection.execute(query).scalar_one_or_none()
 
-    def check_fence(self, stage: str, number: int) -> StageRecord:
+    def flows(self, run_ids: Iterable[str]) -> dict[str, str]:
+        """Return the name of the flow of each run."""
+        run = self.tables.run
+        query = sa.select(run.c.run_id, run.c.flow).where(run.c.run_id.in_(list(run_ids)))
+        return {row.run_id: row.flow for row in self.connection.execute(query)}
+
+    def runs_of(self, stage: str, numbers: Iterable[int]) -> dict[int, str]:
+        """Return the id of the run that opened each generation of a stage, as far as it is known."""
+        generation = self.tables.generation
+        query = sa.select(generation.c.number, generation.c.run_id)
+        query = query.where(generation.c.stage == stage, generation.c.number.in_(sorted(set(numbers))))
+        return {row.number: row.run_id for row in self.connection.execute(query)}
+
+    def check_fence(self, stage: str, number: int, *, alone: bool = False) -> StageRecord:
         """Check that a generation may still write, and lock out a take-over until the transaction ends.
+
+        Args:
+            stage: Name of the stage.
+            number: Number of the generation.
+            alone: Whether others who write to the generation are waited for and locked out, too.
 
         Raises:
             StaleRunError: if a later run has opened the stage; the message names it.
         """
-        row = self.tables.stage
-        query = sa.select(row).where(row.c.stage == stage)
-        found = self.connection.execute(query.with_for_update(read=True) if self.row_locks else query).one_or_none()
+        found = self._fence(stage, alone=alone)
         if found is not None and found.fence == number:
             return StageRecord(stage, found.live, found.fence)
         newest = self.latest_generation(stage)
+        if newest is not None and newest.number == number:
+            raise StaleRunError(
+                f"Stage {stage!r} was taken from run {newest.run_id!r}: somebody broke its lease at {newest.closed}. "
+                f"Generation {number} may no longer write or publish; nothing was changed. If the run is still wanted, "
+                "start it again."
+            )
         taken = "is gone from the metadata" if newest is None else f"was taken over by run {newest.run_id!r}"
         detail = "" if newest is None else f" ({newest.holder}, generation {newest.number}, since {newest.opened})"
         raise StaleRunError(
@@ -167,11 +218,38 @@ class MetadataRepository:
             "changed. Start a new run if this one is still wanted."
         )
 
+    def _fence(self, stage: str, *, alone: bool) -> sa.Row[Any] | None:
+        query = sa.select(self.tables.stage).where(self.tables.stage.c.stage == stage)
+        return self.connection.execute(query.with_for_update(read=not alone) if self.row_locks else query).one_or_none()
+
     def close_generation(self, stage: str, number: int, state: GenerationState) -> None:
         """Give a generation its final state."""
         generation = self.tables.generation
         this = (generation.c.stage == stage) & (generation.c.number == number)
         self.connection.execute(sa.update(generation).where(this).values(state=state.value, closed=_now()))
+
+    def shut_out(self, stage: str, run_id: str) -> int | None:
+        """Abandon the generation that a run has open, and shut the door behind it.
+
+        Returns:
+            The number of the generation; None if the run has none open.
+        """
+        newest = self.latest_generation(stage)
+        if newest is None or newest.run_id != run_id or newest.state is not GenerationState.OPEN:
+            return None
+        row = self.tables.stage
+        its_own = (row.c.stage == stage) & (row.c.fence == newest.number)
+        # First the fence: it waits for a publish that has locked the row, and which is right to finish.
+        self.connection.execute(sa.update(row).where(its_own).values(fence=newest.number + 1))
+        return newest.number if self._abandon_open(stage) else None
+
+    def _abandon_open(self, stage: str) -> bool:
+        """Close what is open of a stage, and say whether there was anything."""
+        generation = self.tables.generation
+        left_open = (generation.c.stage == stage) & (generation.c.state == GenerationState.OPEN.value)
+        closing = sa.update(generation).where(left_open)
+        done = self.connection.execute(closing.values(state=GenerationState.ABANDONED.value, closed=_now()))
+        return bool(done.rowcount)
 
     def point_live(self, stage: str, number: int) -> None:
         """Make a generation the one that readers see."""
@@ -181,7 +259,11 @@ class MetadataRepository:
     # --- tasks and objects ------------------------------------------------------------------------------------------
 
     def read_tasks(
-        self, where: Sequence[tuple[str, int | None]], nodes: Iterable[str] | None = None, own: str | None = None
+        self,
+        where: Sequence[tuple[str, int | None]],
+        nodes: Iterable[str] | None = None,
+        own: str | None = None,
+        memo_key: str | None = None,
     ) -> list[TaskRecord]:
         """Read task rows with their objects, in one statement.
 
@@ -190,6 +272,7 @@ class MetadataRepository:
                 and those after it that may hold something new.
             nodes: Restrict to these nodes, except in stage ``own``.
             own: The stage whose rows are all read.
+            memo_key: The call whose rows are read besides those of ``nodes``, whichever node made it.
         """
         task, stored, stage = self.tables.task, self.tables.object, self.tables.stage
         places = [self._place(name, number) for name, number in where]
@@ -208,10 +291,13 @@ class MetadataRepository:
         columns = [*task.c, *(column.label(f"object_{column.name}") for column in stored.c)]
         query = sa.select(*columns).select_from(joined).where(sa.or_(*places))
         if nodes is not None:
-            query = query.where(sa.or_(task.c.stage == own, task.c.node.in_(list(nodes))))
+            same_call = sa.false() if memo_key is None else task.c.memo_key == memo_key
+            query = query.where(sa.or_(task.c.stage == own, task.c.node.in_(list(nodes)), same_call))
         query = query.order_by(task.c.stage, task.c.generation, task.c.node, stored.c.kind, stored.c.name)
         rows = self.connection.execute(query).all()
-        return [_task(list(group)) for _, group in groupby(rows, key=lambda row: (row.stage, row.generation, row.node))]
+        return [
+            task_of(list(group)) for _, group in groupby(rows, key=lambda row: (row.stage, row.generation, row.node))
+        ]
 
     def _place(self, name: str, number: int | None) -> sa.ColumnElement[bool]:
         task, stage, generation = self.tables.task, self.tables.stage, self.tables.generation
@@ -235,9 +321,9 @@ class MetadataRepository:
                 for (stage, generation), nodes in _nodes_by_generation(records).items()
             ]
             self.connection.execute(sa.delete(table).where(sa.or_(*owned)))
-        self.connection.execute(sa.insert(task).values([_task_row(record) for record in records]))
+        self.connection.execute(sa.insert(task).values([row_of_task(record) for record in records]))
         owners = [record for record in records if record.twin is None]
-        objects = [_object_row(stored_object) for record in owners for stored_object in record.objects]
+        objects = [row_of_object(stored_object) for record in owners for stored_object in record.objects]
         if objects:
             self.connection.execute(sa.insert(stored).values(objects))
 
@@ -269,51 +355,16 @@ class MetadataRepository:
             stored.c.name == name,
         )
         row = self.connection.execute(query).one_or_none()
-        return None if row is None else _object(row._mapping)
+        return None if row is None else object_of(row._mapping)
 
-    def write_event(self, stage: str, generation: int, payload: dict[str, Any]) -> None:
-        """Put a message into the outbox."""
-        values = {"stage": stage, "generation": generation, "payload": json.dumps(payload), "created": _now()}
-        self.connection.execute(sa.insert(self.tables.event).values(**values))
-
-    # --- retention --------------------------------------------------------------------------------------------------
-
-    def containers(self, stage: str) -> set[str]:
-        """Return the schemas that hold an object of any generation of a stage."""
-        stored = self.tables.object
-        query = sa.select(stored.c.container).where(stored.c.stage == stage).distinct()
-        return {container for (container,) in self.connection.execute(query) if container is not None}
-
-    def drop_generations(self, stage: str, numbers: Sequence[int]) -> set[tuple[ObjectKind, str]]:
-        """Delete the task and object rows of generations, and say what nothing refers to any more.
-
-        Returns:
-            The schemas (kind table) and blob files (kind blob) that only these generations used.
-        """
-        stored, generation = self.tables.object, self.tables.generation
-        of_stage = stored.c.stage == stage
-        query = sa.select(stored.c.kind, stored.c.container, stored.c.location, stored.c.generation).where(of_stage)
-        old: set[tuple[ObjectKind, str]] = set()
-        kept: set[tuple[ObjectKind, str]] = set()
-        for kind, container, location, number in self.connection.execute(query):
-            place = (ObjectKind(kind), container if kind == ObjectKind.TABLE else location)
-            (old if number in numbers else kept).add(place)
-        for table in (self.tables.task, stored):
-            forgotten = (table.c.stage == stage) & table.c.generation.in_(list(numbers))
-            self.connection.execute(sa.delete(table).where(forgotten))
-        dropped = (generation.c.stage == stage) & generation.c.number.in_(list(numbers))
-        self.connection.execute(sa.update(generation).where(dropped).values(dropped=True))
-        return {(kind, place) for kind, place in old - kept if kind is not ObjectKind.SCRIPT and place}
+    @property
+    def outbox(self) -> Outbox:
+        """What publishes have to announce."""
+        return Outbox(self.connection, self.tables)
 
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
-
-
-def _generation(row: sa.Row[Any]) -> GenerationRecord:
-    return GenerationRecord(
-        row.stage, row.number, row.run_id, row.holder, GenerationState(row.state), row.opened, row.closed, row.dropped
-    )
 
 
 def _nodes_by_generation(records: Iterable[TaskRecord]) -> dict[tuple[str, int], list[str]]:
@@ -321,30 +372,3 @@ def _nodes_by_generation(records: Iterable[TaskRecord]) -> dict[tuple[str, int],
     for record in records:
         found.setdefault((record.stage, record.generation), []).append(record.node)
     return found
-
-
-def _task(rows: list[sa.Row[Any]]) -> TaskRecord:
-    first = rows[0]._mapping
-    fields = {field.name: first[field.name] for field in attrs.fields(TaskRecord) if field.name in first}
-    fields["state"] = TaskState(fields["state"])
-    fields["reads_open"] = tuple((stage, number) for stage, number in json.loads(fields["reads_open"] or "[]"))
-    objects = tuple(_object(row._mapping) for row in rows if row._mapping["object_name"] is not None)
-    return TaskRecord(**fields, objects=objects)
-
-
-def _object(row: Any) -> ObjectRecord:
-    fields = {field.name: row[f"object_{field.name}"] for field in attrs.fields(ObjectRecord)}
-    fields["kind"] = ObjectKind(fields["kind"])
-    fields["facts"] = json.loads(fields["facts"])
-    return ObjectRecord(**fields)
-
-
-def _task_row(record: TaskRecord) -> dict[str, Any]:
-    row = attrs.asdict(record, recurse=False)
-    del row["objects"]
-    return row | {"state": record.state.value, "reads_open": json.dumps(record.reads_open)}
-
-
-def _object_row(record: ObjectRecord) -> dict[str, Any]:
-    row = attrs.asdict(record, recurse=False)
-    return row | {"kind": record.kind.value, "facts": json.dumps(record.facts)}

@@ -53,6 +53,22 @@ class MetadataTables:
             sa.Column("live", sa.BigInteger, comment="the generation that readers see"),
             sa.Column("fence", sa.BigInteger, nullable=False, comment="the only generation that may write"),
         )
+        self.lease = sa.Table(
+            "lease",
+            self.all,
+            sa.Column("stage", sa.String, primary_key=True),
+            sa.Column("version", sa.BigInteger, nullable=False, comment="grows with each change: compare and set"),
+            sa.Column("token", sa.BigInteger, nullable=False, comment="grows with each holder"),
+            sa.Column("run_id", sa.String, comment="who holds the stage; null is nobody"),
+            sa.Column("host", sa.String),
+            sa.Column("pid", sa.BigInteger, comment="the process that ends with the run, if there is one"),
+            sa.Column("process_started", sa.Double),
+            sa.Column("pid_space", sa.String),
+            sa.Column("since", sa.Double, comment="seconds since 1970 by this database's clock, like all times here"),
+            sa.Column("heartbeat", sa.Double),
+            sa.Column("expires", sa.Double),
+            sa.Column("tickets", sa.Text, nullable=False, comment="who waits, first come first, JSON"),
+        )
         self.generation = sa.Table(
             "generation",
             self.all,
@@ -64,6 +80,7 @@ class MetadataTables:
             _time("opened"),
             _time("closed"),
             sa.Column("dropped", sa.Boolean, nullable=False, comment="its schema and its rows are gone"),
+            sa.Column("restores", sa.BigInteger, comment="the generation that a rollback brought back with it"),
         )
         self.task = sa.Table(
             "task",
@@ -94,15 +111,16 @@ class MetadataTables:
             self.all,
             sa.Column("stage", sa.String, primary_key=True),
             sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
-            sa.Column("kind", sa.String, primary_key=True, comment="table, script or blob"),
+            sa.Column("kind", sa.String, primary_key=True, comment="table, script, definition or blob"),
             sa.Column("name", sa.String, primary_key=True),
             sa.Column("node", sa.String, nullable=False),
             sa.Column("cache_key", sa.String, nullable=False),
             sa.Column("container", sa.String, comment="schema of a table"),
-            sa.Column("location", sa.String, comment="name of a table in its schema, file of a blob"),
+            sa.Column("location", sa.String, comment="name of a table or definition in its schema, file of a blob"),
             sa.Column("facts", sa.Text, nullable=False, comment="columns, keys, indexes; the tables of a script; JSON"),
             sa.Column("query", sa.Text),
             sa.Column("rows", sa.BigInteger),
+            sa.Column("sources", sa.Text, comment="schemas and names of the tables that a view shows, JSON"),
         )
         self.event = sa.Table(
             "event",
@@ -111,5 +129,4 @@ class MetadataTables:
             sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("payload", sa.Text, nullable=False),
             _time("created"),
-            _time("sent"),
         )

@@ -8,13 +8,14 @@ import pickle
 import sys
 import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipedag_airflow.backend.blob import FileBlobStore
+from pipedag_airflow.config import PipedagConfig
 from pipedag_airflow.errors import (
     BlobSignatureError,
     CacheError,
@@ -273,13 +274,62 @@ def test_the_key_is_the_argument_else_the_environment_else_the_file(
     base = tmp_path / "base"
 
     def key_of(store: FileBlobStore) -> bytes:
-        return store._key()
+        (key,) = store._keys()
+        return key
 
     assert key_of(FileBlobStore(base, key_file=key_file)) == b"from file"
     monkeypatch.setenv("PIPEDAG_BLOB_KEY", "from environment")
     assert key_of(FileBlobStore(base, key_file=key_file)) == b"from environment"
     assert key_of(FileBlobStore(base, key="argument", key_file=key_file)) == b"argument"
     assert not base.exists()
+
+
+def store_with_connection(tmp_path: Path) -> FileBlobStore:
+    args = {"base_path": str(tmp_path), "conn_id": "blob_key"}
+    part = {"class": "pipedag_airflow.backend.blob.FileBlobStore", "args": args}
+    store = PipedagConfig({"instances": {"__any__": {"blob_store": part}}}).get().blob_store
+    assert isinstance(store, FileBlobStore)
+    return store
+
+
+@pytest.mark.usefixtures("outside_of_airflow")
+def test_the_key_may_be_the_password_of_an_airflow_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_BLOB_KEY", "generic://:first-key@")
+    location = store_with_connection(tmp_path).write(1, stage="s", name="b", generation=1)
+    assert store_with_connection(tmp_path).read(location) == 1
+    monkeypatch.setenv("AIRFLOW_CONN_BLOB_KEY", "generic://:other-key@")
+    with pytest.raises(BlobSignatureError, match="conn_id"):
+        store_with_connection(tmp_path).read(location)
+    monkeypatch.setenv("AIRFLOW_CONN_BLOB_KEY", "generic://host")
+    with pytest.raises(ConfigError, match=r"blob_store\.args\.conn_id: the connection 'blob_key' has no password"):
+        store_with_connection(tmp_path)
+
+
+@pytest.mark.usefixtures("outside_of_airflow")
+def test_the_key_may_follow_from_airflows_fernet_key_also_while_that_is_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "old-one")
+    location = FileBlobStore(tmp_path, fernet_key=True).write(1, stage="s", name="b", generation=1)
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "new-one, old-one")
+    newer = FileBlobStore(tmp_path, fernet_key=True).write(2, stage="s", name="b", generation=2)
+    assert FileBlobStore(tmp_path, fernet_key=True).read(location) == 1
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "new-one")
+    assert FileBlobStore(tmp_path, fernet_key=True).read(newer) == 2
+    with pytest.raises(BlobSignatureError):
+        FileBlobStore(tmp_path, fernet_key=True).read(location)
+    # The Fernet key itself signs nothing: who can sign a blob can still not read Airflow's passwords.
+    with pytest.raises(BlobSignatureError):
+        FileBlobStore(tmp_path, key="new-one").read(newer)
+    monkeypatch.delenv("AIRFLOW__CORE__FERNET_KEY")
+    with pytest.raises(StoreError, match="knows no Fernet key"):
+        FileBlobStore(tmp_path, fernet_key=True).read(newer)
+
+
+@pytest.mark.parametrize("other", [{"key": "x"}, {"key_file": "x"}])
+def test_besides_the_fernet_key_there_is_no_other(tmp_path: Path, other: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="fernet_key: true, but key"):
+        FileBlobStore(tmp_path, fernet_key=True, **other)
 
 
 def test_the_own_key_is_made_once_and_for_its_user_only(tmp_path: Path) -> None:
@@ -298,13 +348,13 @@ def test_without_hard_links_there_is_one_key_too(tmp_path: Path, monkeypatch: py
         raise PermissionError("not on this file system")
 
     monkeypatch.setattr("os.link", refuse)
-    assert FileBlobStore(tmp_path)._key() == FileBlobStore(tmp_path)._key()
+    assert FileBlobStore(tmp_path)._keys() == FileBlobStore(tmp_path)._keys()
     assert [path.name for path in tmp_path.iterdir()] == [".blob_key"]
 
 
-def send_key(base: Path, ready: object, pipe: object) -> None:
-    ready.wait(PATIENCE)  # type: ignore[attr-defined]
-    pipe.send(FileBlobStore(base)._key())  # type: ignore[attr-defined]
+def send_key(base: Path, ready: Any, pipe: Any) -> None:
+    ready.wait(PATIENCE)
+    pipe.send(FileBlobStore(base)._keys())
 
 
 def test_processes_that_race_for_a_key_end_with_one(tmp_path: Path) -> None:

@@ -33,14 +33,26 @@ def manager(tmp_path: Path) -> FileLockManager:
 ONE, TWO = Owner.of_run("r1"), Owner.of_run("r2")
 
 
-def test_the_refusal_says_which_file_to_delete(manager: FileLockManager, tmp_path: Path) -> None:
-    manager.acquire("a/b", ONE, seconds=30)
-    path = tmp_path / "a%2Fb.lease"
-    with pytest.raises(StageBusyError, match="if that run is gone") as caught:
-        manager.acquire("a/b", TWO, seconds=30)
-    assert f"delete {path}" in str(caught.value)
-    path.unlink()
-    assert manager.acquire("a/b", TWO, seconds=30).owner == TWO
+def test_the_refusal_says_how_to_free_the_stage(manager: FileLockManager, tmp_path: Path) -> None:
+    manager.acquire("a b", ONE, seconds=30)
+    with pytest.raises(StageBusyError, match=r"if that run is gone, free .*: pipedag-airflow locks break 'a b'$"):
+        manager.acquire("a b", TWO, seconds=30)
+    (tmp_path / "a%20b.lease").unlink()  # somebody in a hurry
+    assert manager.acquire("a b", TWO, seconds=30).owner == TWO
+
+
+def test_the_next_of_many_short_steps_writes_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    manager = FileLockManager(tmp_path, clock=clock)
+    first = manager.acquire("s", ONE, seconds=60)
+    clock.now += 9
+    assert manager.acquire("s", ONE, seconds=60) == first
+    clock.now += 2
+    renewed = manager.acquire("s", ONE, seconds=60)
+    assert (renewed.token, renewed.expires) == (first.token, clock.now + 60)
+    other = FileLockManager(tmp_path, clock=clock)
+    clock.now += 1
+    assert other.acquire("s", ONE, seconds=60).heartbeat == clock.now, "another process makes sure"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +231,14 @@ def test_a_heartbeat_needs_a_positive_time_and_starts_once(manager: FileLockMana
         manager.keep_alive("s", ONE, seconds=0)
     with manager.keep_alive("s", ONE, seconds=30) as alive, pytest.raises(LockError, match="already running"):
         alive.__enter__()
+
+
+def test_a_heartbeat_of_a_lease_that_was_just_acquired_does_not_renew_it_at_once(manager: FileLockManager) -> None:
+    lease = manager.acquire("s", ONE, seconds=30)
+    with manager.keep_alive("s", ONE, seconds=30, lease=lease):
+        assert manager.holder("s") == lease
+    with manager.keep_alive("s", ONE, seconds=30):
+        assert manager.holder("s") != lease
 
 
 def test_disposing_keeps_the_leases(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ class TestNoLockManager(LockManagerSuite):
         return NoLockManager
 
 
-def test_it_says_once_per_process_what_it_gives_up(
+def test_it_says_once_per_run_what_it_gives_up(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(NoLockManager, "_warned_in", None)
-    for run in ("r1", "r2"):
+    monkeypatch.setattr(NoLockManager, "_warned", set())
+    for run in ("r1", "r2", "r1"):
         NoLockManager().acquire("s", Owner.of_run(run), seconds=30)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert "lock_manager.class" in caplog.text
 
 

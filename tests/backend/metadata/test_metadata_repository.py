@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from pipedag_airflow import Flow, Stage, materialize
 from pipedag_airflow.backend.metadata import (
     GenerationState,
+    Message,
     MetadataRepository,
     ObjectKind,
     ObjectRecord,
+    RetentionRepository,
     TaskRecord,
     TaskState,
 )
@@ -296,6 +298,7 @@ objects = st.builds(
     facts=st.dictionaries(texts, json_values, max_size=3),
     query=maybe_texts,
     rows=maybe_ids,
+    sources=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
 )
 tasks = st.builds(
     TaskRecord,
@@ -337,7 +340,7 @@ def test_a_record_is_read_as_it_was_written(metadata: MetadataRepository, record
 # --- retention --------------------------------------------------------------------------------------------------------
 
 
-def test_only_what_nothing_else_refers_to_is_given_up(metadata: MetadataRepository) -> None:
+def test_where_all_generations_have_their_objects_until_one_is_forgotten(metadata: MetadataRepository) -> None:
     for _ in range(3):
         metadata.open_generation("s", "r", "h")
     blob = {"kind": ObjectKind.BLOB, "container": None}
@@ -347,16 +350,63 @@ def test_only_what_nothing_else_refers_to_is_given_up(metadata: MetadataReposito
     second = (stored("t", generation=2), stored("q", generation=2, **script))
     metadata.write_tasks([task(objects=first), task(generation=2, objects=second), task(generation=3, objects=carried)])
     metadata.write_tasks([task(stage="other", generation=1, objects=(stored("o", stage="other", container="o__g1"),))])
-    assert metadata.drop_generations("s", [1, 2]) == {(ObjectKind.TABLE, "s__g2"), (ObjectKind.BLOB, "c1.pkl")}
-    assert metadata.containers("s") == {"s__g1"}
-    assert metadata.containers("other") == {"o__g1"}
-    assert [generation.dropped for generation in metadata.generations(stage="s")] == [True, True, False]
-    assert [row.generation for row in metadata.read_tasks([("s", None)])] == [3]
-    assert metadata.drop_generations("s", [1, 2]) == set()
-    assert metadata.drop_generations("s", []) == set()
+    retention = RetentionRepository(metadata.connection, metadata.tables)
+
+    def places() -> set[tuple[int, str | None, str | None]]:
+        return {(place.generation, place.container, place.location) for place in retention.places("s")}
+
+    assert places() == {
+        (1, "s__g1", "t"),
+        (1, "s__g1", "u"),
+        (1, None, "b1.pkl"),
+        (1, None, "c1.pkl"),
+        (2, "s__g2", "t"),
+        (3, "s__g1", "t"),
+        (3, None, "b1.pkl"),
+    }
+    assert retention.count_tasks("s") == {1: 1, 2: 1, 3: 1}
+    retention.forget_generation("s", 1)
+    retention.forget_generation("s", 1)
+    assert places() == {(2, "s__g2", "t"), (3, "s__g1", "t"), (3, None, "b1.pkl")}
+    assert retention.count_tasks("s") == {2: 1, 3: 1}
+    assert retention.count_tasks("other") == {1: 1}
+    retention.mark_dropped("s", 2)
+    assert [generation.dropped for generation in metadata.generations(stage="s")] == [False, True, False]
 
 
-def test_an_event_is_put_into_the_outbox(metadata: MetadataRepository) -> None:
-    metadata.write_event("s", 1, {"changed": ["ä"]})
-    row = metadata.connection.execute(sa.select(metadata.tables.event)).one()
-    assert (row.stage, row.generation, row.payload, row.sent) == ("s", 1, '{"changed": ["\\u00e4"]}', None)
+def test_what_a_view_of_any_stage_shows_is_told(metadata: MetadataRepository) -> None:
+    view = stored("v", stage="other", container="o__g1", sources=(("s__g7", "t"), ("s__g2", "u")))
+    metadata.open_generation("other", "r", "h")
+    metadata.write_tasks([task(stage="other", objects=(view,))])
+    (place,) = RetentionRepository(metadata.connection, metadata.tables).places("s")
+    assert (place.stage, place.sources) == ("other", (("s__g7", "t"), ("s__g2", "u")))
+
+
+def _table(rows: int) -> dict[str, int]:
+    return {"rows": rows}
+
+
+def test_a_message_stays_in_the_outbox_with_who_carries_it_and_leaves_no_row_when_it_was_sent(
+    metadata: MetadataRepository,
+) -> None:
+    outbox, carrier = metadata.outbox, {"task_id": "s.commit_transaction"}
+    payload = {"changed": {"ä": _table(1)}, "removed": []}
+    outbox.write(Message("s", 1, payload))
+    outbox.write(Message("other", 1, payload))
+    outbox.hand_over(outbox.pending("s"), carrier)
+    outbox.write(Message("s", 2, payload))
+    carried, fresh = Message("s", 1, payload, carrier), Message("s", 2, payload)
+    assert outbox.pending("s") == [carried, fresh]
+    outbox.remove([carried])
+    assert outbox.pending("s") == [fresh]
+    rows = metadata.connection.execute(sa.select(metadata.tables.event.c.stage, metadata.tables.event.c.generation))
+    assert sorted(map(tuple, rows)) == [("other", 1), ("s", 2)]
+
+
+def test_what_nobody_has_begun_to_send_is_told_with_the_next_publish(metadata: MetadataRepository) -> None:
+    outbox = metadata.outbox
+    outbox.write(Message("s", 1, {"changed": {"a": _table(1), "b": _table(1), "c": _table(1)}, "removed": ["d", "e"]}))
+    outbox.write(Message("s", 2, {"changed": {"a": _table(2), "d": _table(2)}, "removed": ["b"], "run_id": "second"}))
+    outbox.write(Message("s", 3, {"changed": {}, "removed": [], "run_id": "third"}))
+    changed = {"a": _table(2), "c": _table(1), "d": _table(2)}
+    assert outbox.pending("s") == [Message("s", 3, {"changed": changed, "removed": ["b", "e"], "run_id": "third"})]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pipedag_airflow.backend.lock import FairFileLock
 from pipedag_airflow.backend.table import SQLTableStore
-from pipedag_airflow.errors import StoreError
+from pipedag_airflow.errors import LockError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,3 +81,50 @@ def test_a_program_that_keeps_the_file_open_is_an_error(tmp_path: Path, foreign:
     foreign.communicate()
     with store.transaction():
         pass
+
+
+def is_free(file: Path) -> bool:
+    try:
+        with FairFileLock(file, timeout=0):
+            return True
+    except LockError:
+        return False
+
+
+def test_a_file_that_is_kept_open_is_closed_when_the_block_ends_or_it_is_let_go(tmp_path: Path) -> None:
+    file = tmp_path / "x.duckdb"
+    store = SQLTableStore(f"duckdb:///{file}")
+    free = []
+    with store.kept_open():
+        free.append(is_free(file))
+        for _ in range(2):
+            with store.kept_open(), store.transaction():
+                pass
+            free.append(is_free(file))
+        store.let_go()
+        free.append(is_free(file))
+        with store.transaction():
+            pass
+    assert [*free, is_free(file)] == [True, False, False, True, True]
+
+
+def test_a_file_that_is_kept_open_is_closed_after_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "x.duckdb"
+    store = SQLTableStore(f"duckdb:///{file}")
+    with pytest.raises(ZeroDivisionError), store.kept_open(), store.transaction():
+        _ = 1 / 0
+    assert is_free(file)
+
+
+def test_who_waits_for_a_file_that_is_kept_open_has_it_after_the_transaction(tmp_path: Path) -> None:
+    file = tmp_path / "x.duckdb"
+    store = SQLTableStore(f"duckdb:///{file}")
+    waiter = threading.Thread(target=open_generations, args=(str(store.url), "waiter"))
+    with store.kept_open():
+        with store.transaction():
+            waiter.start()
+            while len(list(file.with_name("x.duckdb.queue").glob("*.ticket"))) < 2:
+                time.sleep(0.001)
+        waiter.join()
+        with store.transaction() as transaction:
+            assert len(transaction.metadata.generations()) == TRANSACTIONS

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import attrs
 
-__all__ = ["Column", "TableFacts", "TableLocation"]
+__all__ = ["Column", "DefinitionType", "ObjectType", "ScriptFacts", "TableFacts", "TableLocation"]
+
+
+class ObjectType(StrEnum):
+    """What something with columns is, in the words of DDL."""
+
+    TABLE = "TABLE"
+    VIEW = "VIEW"
+    MATERIALIZED_VIEW = "MATERIALIZED VIEW"
+
+
+class DefinitionType(StrEnum):
+    """What something without rows of its own is, in the words of DDL."""
+
+    #: A function, a procedure or an aggregate.
+    ROUTINE = "ROUTINE"
+    SEQUENCE = "SEQUENCE"
+    TYPE = "TYPE"
 
 
 @attrs.frozen
@@ -18,21 +37,34 @@ class Column:
 
 @attrs.frozen
 class TableLocation:
-    """Where a table is, and what it is called: the logical place (stage, name) and the physical one."""
+    """Where a table is, and what it is called: the logical place (stage, name) and the physical one.
+
+    In the queries of a task it is called ``alias``, or like its name if there is none.
+    """
 
     stage: str
     name: str
     schema: str
     table: str
     columns: tuple[Column, ...]
+    alias: str | None = None
 
 
 @attrs.frozen
 class TableFacts:
-    """What is known of a table after it was made."""
+    """What is known of a table after it was made; ``table`` is its name in the database."""
 
+    table: str
     columns: tuple[Column, ...]
     primary_key: tuple[str, ...]
     indexes: tuple[tuple[str, ...], ...]
     rows: int
     view: bool = False
+
+
+@attrs.frozen
+class ScriptFacts:
+    """What a script has made: the tables and views by name, and the labels of functions, sequences and types."""
+
+    tables: dict[str, TableFacts]
+    definitions: tuple[str, ...]

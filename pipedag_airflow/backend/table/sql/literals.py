@@ -62,7 +62,10 @@ def _text(value: Any) -> str | None:
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, dt.timedelta):
-        return f"{value // dt.timedelta(microseconds=1)} microseconds"
+        # Up to version 14 PostgreSQL reads 32 bits of each number.
+        hours, rest = divmod(abs(value), dt.timedelta(hours=1))
+        sign = "-" if value < dt.timedelta() else ""
+        return f"{sign}{hours} hours {sign}{rest.seconds} seconds {sign}{rest.microseconds} microseconds"
     if isinstance(value, uuid.UUID) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,17 +14,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.metadata import MetadataTables
-from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_input, frame_type_for_object
+from pipedag_airflow.backend.table.sql.check import check_database
+from pipedag_airflow.backend.table.sql.connection_url import connection_scheme, server_url
+from pipedag_airflow.backend.table.sql.details import MaterializationDetails
+from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
+from pipedag_airflow.backend.table.sql.reading import StoreReading
+from pipedag_airflow.backend.table.sql.schemas import StoreSchemas
 from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
-from pipedag_airflow.core.naming import generation_schema
-from pipedag_airflow.errors import ConfigError, StoreError
+from pipedag_airflow.config.redacting import Secrets
+from pipedag_airflow.errors import ConfigError, StoreError, TableBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
-    from pipedag_airflow.backend.table.sql.facts import Column, TableLocation
+    from pipedag_airflow.backend.table.sql.session_locks import SessionLocks
+    from pipedag_airflow.config.connections import Connection
 
 __all__ = ["SQLTableStore"]
 
@@ -30,9 +38,11 @@ log = logging.getLogger(__name__)
 sql_log = logging.getLogger("pipedag_airflow.sql")
 
 ENTRY_POINTS = "pipedag_airflow.dialects"
+#: Bytes that prefix and suffix must leave for a stage.
+_SHORTEST_STAGE = 33
 
 
-class SQLTableStore(ABC):
+class SQLTableStore(StoreReading, StoreSchemas, ABC):
     """Table store in an SQL database.
 
     The subclass for the dialect of the URL is what is constructed. Every attempt to build a stage writes to a schema of
@@ -62,16 +72,22 @@ class SQLTableStore(ABC):
     transactional_ddl: ClassVar[bool] = True
     #: Whether rows can be locked with SELECT … FOR SHARE.
     row_locks: ClassVar[bool] = True
-    #: Whether a table can be moved between schemas without copying it.
-    moves_tables: ClassVar[bool] = False
-    #: Whether tables and stages may have materialization details.
-    has_materialization_details: ClassVar[bool] = False
+    #: Whether a process that is at work in the database keeps all others waiting.
+    admits_one_process: ClassVar[bool] = False
+    #: How a process can have a lock that it loses when it dies; None where it cannot.
+    session_locks: ClassVar[type[SessionLocks] | None] = None
+    #: Whether queries on a new table are planned badly until its statistics are collected.
+    wants_statistics: ClassVar[bool] = False
+    #: The attributes that materialization details may have, with their types.
+    detail_types: ClassVar[Mapping[str, type]] = {}
     #: Whether a column can hold records with named fields.
     stores_structs: ClassVar[bool] = False
+    #: Whether a column can hold lists of lists of any lengths.
+    stores_nested_lists: ClassVar[bool] = False
+    #: The type of columns that hold as JSON what these two say that it cannot be held; None if nothing does.
+    json_type: ClassVar[sa.types.TypeEngine[Any] | None] = None
     #: Whether a duplicate in a new primary key is only noticed at COMMIT, where nobody knows whose table it is.
     checks_keys_at_commit: ClassVar[bool] = False
-    #: Longest name of a schema, table or index, in characters.
-    identifier_limit: ClassVar[int] = 63
 
     def __new__(cls, engine_url: str, *args: Any, **kwargs: Any) -> Self:
         """Choose the subclass for the dialect of the URL."""
@@ -103,8 +119,22 @@ class SQLTableStore(ABC):
         self.strict_materialization_details = strict_materialization_details
         self.materialization_details = materialization_details
         self.default_materialization_details = default_materialization_details
+        self.details = MaterializationDetails(
+            known=self.detail_types,
+            labels=materialization_details or {},
+            default=default_materialization_details,
+            strict=strict_materialization_details,
+            store=type(self).__name__,
+        )
         self.metadata_tables = MetadataTables(self.schema("pipedag_metadata"))
-        self._instance_id = "pipeline"
+        if self.longest_stage < _SHORTEST_STAGE:
+            raise ConfigError(
+                f"schema_prefix {schema_prefix!r} and schema_suffix {schema_suffix!r} are too long together: a name "
+                f"has {self.identifier_limit} bytes in this database, of which {_SHORTEST_STAGE} are for the stage."
+            )
+        self.instance_id = "pipeline"
+        #: Options of the kinds of frames, by kind: ``table_store.hook_args`` of the configuration.
+        self.hook_args: Mapping[str, Any] = {}
         self._is_set_up = False
 
     @classmethod
@@ -117,30 +147,32 @@ class SQLTableStore(ABC):
         url = url or args.pop("engine_url", None)
         if url is None:
             raise ConfigError(
-                f"table_store.args.url is missing in {context.source}: the SQLAlchemy URL of the database."
+                f"table_store.args.url is missing in {context.source}: the SQLAlchemy URL of the database. Or write "
+                "table_store.args.conn_id, the name of an Airflow connection."
             )
         store = cls(url, **args)
-        store._instance_id = context.instance_id
+        store.instance_id = context.instance_id
+        store.hook_args = context.table_hook_args
         return store
 
-    # --- names ------------------------------------------------------------------------------------------------------
+    @classmethod
+    def connection_args(cls, connection: Connection) -> dict[str, Any]:
+        """Return the arguments that an Airflow connection stands for: the URL.
 
-    def schema(self, stage: str) -> str:
-        """Return the schema in which readers find a stage."""
-        return f"{self.schema_prefix}{stage}{self.schema_suffix}"
+        Raises:
+            ConfigError: if there is no store for its dialect, or it lacks something.
+        """
+        scheme = connection_scheme(connection)
+        url = _subclass_for(f"{scheme}://", cls).connection_url(connection, scheme)
+        return {"url": url.render_as_string(hide_password=False)}
 
-    def generation_schema(self, stage: str, generation: int) -> str:
-        """Return the schema that a generation of a stage writes to."""
-        return self.schema(generation_schema(stage, generation))
-
-    def schema_token(self, schema: str) -> str:
-        """Return the name of a schema as SQLAlchemy's constructs take it, for dialects that read a dot in it."""
-        return schema
+    #: Makes the URL of an Airflow connection and SQLAlchemy's name for dialect and driver.
+    connection_url = staticmethod(server_url)
 
     @property
-    def address(self) -> str:
-        """The database for messages, without user and password."""
-        return self.url.set(username=None, password=None, query={}).render_as_string()
+    def is_private(self) -> bool:
+        """Whether only this process sees the database."""
+        return False
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -148,6 +180,8 @@ class SQLTableStore(ABC):
     def engine(self) -> sa.Engine:
         """The SQLAlchemy engine, made on first use."""
         engine = self.create_engine()
+        # Whoever drops the store without a word leaves no connection behind.
+        weakref.finalize(self, _dispose, engine, os.getpid())
         if self.print_sql:
             sa.event.listen(engine, "before_cursor_execute", _log_statement)
         return engine
@@ -170,7 +204,7 @@ class SQLTableStore(ABC):
             with self.connection() as connection:
                 transaction = SQLTransaction(self, connection)
                 if not self._is_set_up:
-                    transaction.metadata.setup(self._instance_id, not self.avoid_drop_create_schema)
+                    transaction.metadata.setup(self.instance_id, not self.avoid_drop_create_schema)
                     connection.commit()
                     self._is_set_up = True
                     connection.begin()
@@ -178,9 +212,10 @@ class SQLTableStore(ABC):
                 self.probe(connection)
         except sa.exc.DBAPIError as error:
             statement = f"\nThe statement:\n{error.statement}" if error.statement else ""
-            raise StoreError(
+            kind = TableBusyError if self.is_busy(error) else StoreError
+            raise kind(
                 f"The database {self.address} refused, and nothing of the transaction was stored: "
-                f"{error.orig}{statement}"
+                f"{self.reason(error)}{statement}"
             ) from error
 
     def open(self) -> sa.Connection:
@@ -192,7 +227,12 @@ class SQLTableStore(ABC):
         try:
             return self.engine.connect()
         except sa.exc.DBAPIError as error:
-            raise StoreError(f"The database {self.address} cannot be opened: {error.orig}") from error
+            login = Secrets.of(self.url.render_as_string(hide_password=False))
+            failure = StoreError(f"The database {self.address} cannot be opened: {login.hidden(self.reason(error))}")
+            if not login.are_told_by(error):
+                raise failure from error
+        # A chained error is printed too, and drivers like to say whom they could not log in.
+        raise failure
 
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
@@ -206,6 +246,17 @@ class SQLTableStore(ABC):
                 raise
             connection.commit()
 
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep what is costly to open from one transaction of this thread to the next, until the block ends.
+
+        A store whose connections cost little, because they come from a pool, has nothing to do here.
+        """
+        yield
+
+    def let_go(self) -> None:
+        """Close what :meth:`kept_open` keeps: other work follows, which may take long. A transaction opens it again."""
+
     def probe(self, connection: sa.Connection) -> None:
         """Make sure that the transaction is still sound: some databases answer COMMIT of a broken one with success.
 
@@ -217,52 +268,21 @@ class SQLTableStore(ABC):
         except sa.exc.DBAPIError as error:
             raise StoreError(
                 "A statement failed before, and its error was caught; the database has given up the transaction, and "
-                f"nothing of it was stored. Let such errors pass. It says: {error.orig}"
+                f"nothing of it was stored. Let such errors pass. It says: {self.reason(error)}"
             ) from error
+
+    def check(self) -> str:
+        """Try what a run needs of the database, and roll it back; see :func:`check_database`."""
+        return check_database(self, self.instance_id)
+
+    def reason(self, error: sa.exc.DBAPIError) -> str:
+        """Return what the database says in an error, without the parameters of the statement."""
+        return str(error.orig)
 
     def dispose(self) -> None:
         """Close all connections."""
         if "engine" in self.__dict__:
             self.engine.dispose()
-
-    # --- reading tables ---------------------------------------------------------------------------------------------
-
-    def read_table(self, connection: sa.Connection | None, location: TableLocation, input_type: Any, task: str) -> Any:
-        """Return a stored table as a task asks for it.
-
-        Args:
-            connection: An open connection; None will do where ``input_type`` is by reference.
-            location: Where the table is.
-            input_type: What the task asks for.
-            task: Id of the task, for messages.
-
-        Raises:
-            StoreError: if the table cannot be read; the message names the task and the table.
-            UnsupportedValueError: if nothing provides tables of that type.
-        """
-        kind = frame_type_for_input(input_type, task)
-        try:
-            return kind.read(self, connection, location, input_type)
-        except (sa.exc.DBAPIError, ValueError) as error:
-            raise StoreError(
-                f"Table {location.stage}.{location.name} (stored as {location.schema}.{location.table}) could not be "
-                f"read as {input_type!r} for task {task!r}: {error}"
-            ) from error
-
-    def table_reference(self, location: TableLocation) -> sa.Table:
-        """Return an SQLAlchemy table of known columns; it also knows its logical place, for hashing queries."""
-        columns = [
-            sa.Column(column.name, self.parse_type(column.type), nullable=column.nullable)
-            for column in location.columns
-        ]
-        info = {"pipedag": (location.stage, location.name)}
-        schema = self.schema_token(location.schema)
-        return sa.Table(location.table, sa.MetaData(), *columns, schema=schema, info=info)
-
-    def fetch_table(self, connection: sa.Connection | None, location: TableLocation) -> pa.Table:
-        """Return the rows of a table as Arrow."""
-        assert connection is not None, "data can only be read on a connection"
-        return self.fetch_arrow(connection, sa.select(self.table_reference(location)))
 
     # --- what a dialect provides ------------------------------------------------------------------------------------
 
@@ -275,44 +295,30 @@ class SQLTableStore(ABC):
         arrow: pa.Table,
         types: dict[str, sa.types.TypeEngine[Any]],
     ) -> None:
-        """Load an Arrow table into the empty table ``schema.name`` with columns of the given types."""
+        """Load an Arrow table into the empty table ``schema.name`` with columns of the given types.
+
+        Raises:
+            UnsupportedValueError: if a column has a value that the database cannot have.
+        """
 
     @abstractmethod
-    def fetch_arrow(self, connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
-        """Return the rows of a query as Arrow."""
+    def list_schemas(self, connection: sa.Connection) -> set[str]:
+        """Return the names of the schemas of the database."""
 
-    @abstractmethod
-    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], bool]:
-        """Return the tables and views of schemas by (schema, name); the value says whether it is a view."""
+    def list_emptied(self, connection: sa.Connection, schemas: Sequence[str]) -> set[tuple[str, str]]:
+        """Return the tables of schemas, by (schema, name), that lose their rows in a crash and have none now."""
+        del connection, schemas
+        return set()
 
-    @abstractmethod
-    def list_columns(self, connection: sa.Connection, schema: str) -> Mapping[str, tuple[Column, ...]]:
-        """Return the columns of all tables and views of a schema, in their order."""
-
-    @abstractmethod
-    def parse_type(self, text: str) -> sa.types.TypeEngine[Any]:
-        """Return the SQLAlchemy type for a type in the dialect's own words."""
+    def list_sizes(self, connection: sa.Connection, schemas: Sequence[str]) -> Mapping[tuple[str, str], int]:
+        """Return the bytes on disk of the tables of schemas by (schema, name), where they cost nothing to know."""
+        del connection, schemas
+        return {}
 
     def is_query(self, obj: Any) -> bool:
         """Say whether a table object is a query that the database evaluates, and not data."""
         kind = frame_type_for_object(obj)
         return kind is not None and kind.by_reference
-
-    def check_materialization_details(self, label: str | None, where: str) -> None:
-        """Refuse details where the store has none.
-
-        Raises:
-            ConfigError: if details are strict.
-        """
-        if label is None or self.has_materialization_details:
-            return
-        message = (
-            f"{where} has the materialization details {label!r}, but a {type(self).__name__} has none. "
-            "Remove them, or set strict_materialization_details: false."
-        )
-        if self.strict_materialization_details:
-            raise ConfigError(message)
-        log.error(message)
 
 
 def _subclass_for(engine_url: str, asked: type[SQLTableStore]) -> type[SQLTableStore]:
@@ -330,6 +336,11 @@ def _subclass_for(engine_url: str, asked: type[SQLTableStore]) -> type[SQLTableS
         raise ConfigError(f"There is no table store for {dialect!r} databases. Known are: {', '.join(sorted(found))}")
     subclass: type[SQLTableStore] = found[dialect].load()
     return subclass
+
+
+def _dispose(engine: sa.Engine, process: int) -> None:
+    """Close all connections; in a process that was forked since, they are the other one's."""
+    engine.dispose(close=os.getpid() == process)
 
 
 def _log_statement(_conn: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:

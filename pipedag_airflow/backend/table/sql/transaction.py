@@ -8,19 +8,31 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 import sqlparse
 
-from pipedag_airflow.backend.metadata import MetadataRepository
+from pipedag_airflow.backend.metadata import (
+    LeaseRepository,
+    MetadataRepository,
+    PlaceRepository,
+    RetentionRepository,
+)
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.facts import Column, TableFacts
+from pipedag_airflow.backend.table.sql.ddl_relocation import CopyRows, CreateTableLike
+from pipedag_airflow.backend.table.sql.facts import Column, ObjectType, ScriptFacts, TableFacts
 from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
+from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
+from pipedag_airflow.backend.table.sql.names import shortened
+from pipedag_airflow.backend.table.sql.nullability import columns_without_null
+from pipedag_airflow.core.containers import View
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.errors import StoreError, UnsupportedValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import pyarrow as pa
 
+    from pipedag_airflow.backend.metadata import Place
+    from pipedag_airflow.backend.table.sql.relocation import Relocation
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.core.containers import Table
 
@@ -40,22 +52,42 @@ class SQLTransaction:
     def __init__(self, store: SQLTableStore, connection: sa.Connection) -> None:
         self.store = store
         self.connection = connection
-        self.metadata = MetadataRepository(connection, store.metadata_tables, row_locks=store.row_locks)
+        self.metadata = MetadataRepository(connection, store.metadata_tables, store.row_locks, self.lock)
+        self.leases = LeaseRepository(connection, store.metadata_tables.lease)
+        self.places = PlaceRepository(connection, store.metadata_tables.object)
+        self.retention = RetentionRepository(connection, store.metadata_tables)
+
+    def lock(self, *names: str) -> None:
+        """Let others who want one of the same names wait until this transaction ends.
+
+        Args:
+            names: What is wanted; taken in one order by all, so that nobody waits in a circle. To be asked for once.
+        """
+        self.store.lock(self.connection, *sorted(set(names)))
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def create_schema(self, schema: str) -> None:
         """Create a schema unless it is there."""
         if not self.store.avoid_drop_create_schema:
-            self.connection.execute(ddl.CreateSchema(schema))
+            self.store.create_schema(self.connection, schema)
 
-    def write_table(self, schema: str, table: Table[Any], task: str) -> TableFacts:
-        """Store a table: create it, fill it, then add its primary key and its indexes.
+    def write_table(
+        self, schema: str, table: Table[Any], task: str, details: Mapping[str, Any] | None = None
+    ) -> TableFacts:
+        """Store a table: create it, fill it, then add its constraints and its indexes.
 
         What an earlier attempt left under the name is replaced.
 
+        Args:
+            schema: The schema of the generation.
+            table: The table; its name is final.
+            task: Id of the task, for messages.
+            details: The materialization details.
+
         Raises:
             UnsupportedValueError: if the object is no table, or has a column that cannot be stored.
+            NullabilityError: if ``nullable`` and ``non_nullable`` do not fit the table.
             StoreError: if the database refuses; the message names the task and the table.
         """
         assert table.name is not None
@@ -65,52 +97,85 @@ class SQLTransaction:
                 f"Table {table.name!r} of task {task!r} holds an object of type {type(table.obj).__qualname__}. "
                 "A table is a pandas or polars frame, or an SQLAlchemy query."
             )
+        if isinstance(table, View) and not kind.by_reference:
+            raise UnsupportedValueError(
+                f"View {table.name!r} of task {task!r} holds an object of type {type(table.obj).__qualname__}. "
+                "A view shows the result of an SQLAlchemy query; return data as a Table."
+            )
+        name = self.store.physical_name(table.name)
         try:
             self.create_schema(schema)
-            self.drop_objects(schema, [table.name])
-            kind.write(self, schema, table.name, table.obj, table.type_map or {})
-            self._add_keys(schema, table, task)
+            self.drop_objects(schema, [name])
+            rows = None
+            if isinstance(table, View):
+                self.connection.execute(ddl.CreateViewAs(schema, name, as_query(table.obj)))
+            else:
+                rows = kind.write(self, schema, table, details or {})
+            self._refuse_null(schema, name, table, task)
+            self._add_keys(schema, name, table, task)
+            if self.store.wants_statistics and not isinstance(table, View):
+                self.connection.execute(ddl.Analyze(schema, name))
         except (sa.exc.DBAPIError, sa.exc.CompileError) as error:
             raise StoreError(
-                f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {_reason(error)}"
+                f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {self._reason(error)}"
             ) from error
-        facts = self._facts(schema, table)
+        facts = self._facts(schema, name, table, rows)
         if self.store.print_materialize:
             log.info("Stored %s.%s: %s rows, columns %s", schema, table.name, facts.rows, facts.columns)
         return facts
 
-    def create_from_query(self, schema: str, name: str, query: sa.sql.ClauseElement) -> None:
+    def create_from_query(
+        self, schema: str, table: Table[Any], query: sa.sql.ClauseElement, details: Mapping[str, Any]
+    ) -> None:
         """Create a table from a query, within the database."""
-        self.connection.execute(ddl.CreateTableAs(schema, name, query))
+        name = self.store.physical_name(str(table.name))
+        self.connection.execute(ddl.CreateTableAs(schema, name, query, details))
 
-    def create_from_arrow(self, schema: str, name: str, arrow: pa.Table, type_map: dict[str, Any]) -> None:
+    def create_from_arrow(self, schema: str, table: Table[Any], arrow: pa.Table, details: Mapping[str, Any]) -> None:
         """Create a table by our own DDL and load an Arrow table into it."""
-        types = sql_types(arrow.schema, type_map, name, structs=self.store.stores_structs)
+        where = f"table {str(table.name)!r}"
+        types = sql_types(arrow.schema, table.type_map or {}, str(table.name), self.store)
         if not types:
-            raise UnsupportedValueError(f"Table {name!r} has no columns; a table in a database needs at least one.")
-        self.connection.execute(ddl.CreateTable(schema, name, types))
+            raise UnsupportedValueError(f"T{where[1:]} has no columns; a table in a database needs at least one.")
+        self._check_columns(types, where)
+        name = self.store.physical_name(str(table.name))
+        self.connection.execute(ddl.CreateTable(schema, name, types, details))
         self.store.load_arrow(self.connection, schema, name, to_database(arrow), types)
 
-    def drop_objects(self, schema: str, names: Iterable[str]) -> None:
-        """Drop those of the named tables and views of a generation's schema that are there."""
-        wanted = list(names)
-        found = self.objects([schema]) if wanted else {}
-        for name in wanted:
-            view = found.get((schema, name))
-            if view is not None:
-                self.connection.execute(ddl.DropObject("VIEW" if view else "TABLE", schema, name))
+    def _check_columns(self, columns: Iterable[str], where: str) -> None:
+        limit = self.store.identifier_limit
+        for column in columns:
+            if len(column.encode()) > limit:
+                raise UnsupportedValueError(
+                    f"Column {column!r} of {where} has a name of {len(column.encode())} bytes, but this database takes "
+                    f"{limit} and would cut it off. Rename it."
+                )
 
-    def _add_keys(self, schema: str, table: Table[Any], task: str) -> None:
-        assert table.name is not None
+    def drop_objects(self, schema: str, names: Iterable[str]) -> None:
+        """Drop those of the named objects of a generation's schema that are there."""
+        wanted = set(names)
+        for name, drop in self.store.drops(self.connection, schema) if wanted else ():
+            if name in wanted:
+                self.connection.execute(drop)
+
+    def _refuse_null(self, schema: str, name: str, table: Table[Any], task: str) -> None:
+        """Say which columns may not hold NULL; before there are indexes, because DuckDB alters no indexed table."""
+        if table.nullable is None and table.non_nullable is None:
+            return
+        columns = [column.name for column in self.columns(schema, name)[name]]
+        for column in columns_without_null(table, columns, f"Table {table.name!r} of task {task!r}"):
+            self.connection.execute(ddl.SetNotNull(schema, name, column))
+
+    def _add_keys(self, schema: str, name: str, table: Table[Any], task: str) -> None:
         if table.primary_key:
             if self.store.checks_keys_at_commit:
-                self._check_key(schema, table.name, table.primary_key, task)
-            self.connection.execute(ddl.AddPrimaryKey(schema, table.name, table.primary_key))
+                self._check_key(schema, name, table.primary_key, task)
+            self.connection.execute(ddl.AddPrimaryKey(schema, name, table.primary_key))
         for columns in table.indexes or []:
             # The names alone would not do: a_b(c) and a(b_c) are two indexes.
-            unique = fingerprint(table.name, *columns)
-            readable = f"idx_{table.name}_{'_'.join(columns)}"[: self.store.identifier_limit - len(unique) - 1]
-            self.connection.execute(ddl.CreateIndex(schema, table.name, f"{readable}_{unique}", columns))
+            unique = fingerprint(name, *columns)
+            readable = shortened(f"idx_{name}_{'_'.join(columns)}", self.store.identifier_limit - len(unique) - 1)
+            self.connection.execute(ddl.CreateIndex(schema, name, f"{readable}_{unique}", columns))
 
     def _check_key(self, schema: str, name: str, key: Sequence[str], task: str) -> None:
         columns: list[sa.ColumnClause[Any]] = [sa.column(column) for column in key]
@@ -123,14 +188,18 @@ class SQLTransaction:
                 f"{', '.join(map(repr, twice))} is there more than once."
             )
 
-    def _facts(self, schema: str, table: Table[Any]) -> TableFacts:
-        assert table.name is not None
+    def _facts(self, schema: str, name: str, table: Table[Any], rows: int | None) -> TableFacts:
         return TableFacts(
-            columns=self.columns(schema)[table.name],
+            table=name,
+            columns=self.columns(schema, name)[name],
             primary_key=tuple(table.primary_key or ()),
             indexes=tuple(tuple(columns) for columns in table.indexes or ()),
-            rows=self.count_rows(schema, table.name),
+            rows=self.count_rows(schema, name) if rows is None else rows,
+            view=isinstance(table, View),
         )
+
+    def _reason(self, error: sa.exc.DBAPIError | sa.exc.CompileError) -> str:
+        return self.store.reason(error) if isinstance(error, sa.exc.DBAPIError) else str(error)
 
     def count_rows(self, schema: str, name: str) -> int:
         """Return the number of rows of a table."""
@@ -140,8 +209,8 @@ class SQLTransaction:
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 
-    def run_script(self, schema: str, statements: Sequence[str], task: str) -> dict[str, TableFacts]:
-        """Execute the statements of a script and return the tables and views that it made in its schema.
+    def run_script(self, schema: str, statements: Sequence[str], task: str) -> ScriptFacts:
+        """Execute the statements of a script and return what it made in its schema.
 
         Args:
             schema: The schema of the generation.
@@ -153,7 +222,7 @@ class SQLTransaction:
                 statement.
         """
         self.create_schema(schema)
-        before = self.objects([schema])
+        before = {*self.objects([schema]), *self.definitions([schema])}
         for number, statement in enumerate(statements, start=1):
             which = f"Statement {number} of {len(statements)} of the script of task {task!r}"
             shown = f"\nThe statement:\n{statement.strip()}"
@@ -162,54 +231,139 @@ class SQLTransaction:
                     f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it.{shown}"
                 )
             try:
-                self.connection.exec_driver_sql(statement)
+                # Without parameters, so that no driver takes a % for the place of one.
+                self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             except sa.exc.DBAPIError as error:
-                raise StoreError(f"{which} failed: {error.orig}{shown}") from error
+                raise StoreError(f"{which} failed: {self.store.reason(error)}{shown}") from error
         columns = self.columns(schema)
-        made = {key: view for key, view in self.objects([schema]).items() if key not in before}
-        return {
-            name: TableFacts(columns[name], (), (), self.count_rows(place, name), view)
-            for (place, name), view in made.items()
+        made = {key: kind for key, kind in self.objects([schema]).items() if key not in before}
+        tables = {
+            name: TableFacts(
+                name, columns[name], (), (), self.count_rows(place, name), view=kind is not ObjectType.TABLE
+            )
+            for (place, name), kind in made.items()
         }
+        defined = (place for place in self.definitions([schema]) if place not in before)
+        return ScriptFacts(tables, tuple(label for _, label in defined))
+
+    def refuse_names_in_text(self, schema: str, labels: Collection[str], task: str) -> None:
+        """Refuse functions whose text names the schema of a generation: they could not find what has left it.
+
+        Raises:
+            StoreError: if there are such functions; the message names them.
+        """
+        naming = self.store.naming_in_text(self.connection, schema, labels)
+        if naming:
+            raise StoreError(
+                f"The script of task {task!r} makes the {', the '.join(naming)} with a text that names the schema "
+                f"{schema!r}. What is in it moves to the schema of the stage with the publish, and the text would not "
+                "follow. Write an SQL function with a parsed body (RETURN ..., or BEGIN ATOMIC ... END), which follows "
+                "what moves; or name the schema that readers know, which is looked up when the function is called."
+            )
 
     # --- the catalog ------------------------------------------------------------------------------------------------
 
-    def objects(self, schemas: Iterable[str]) -> dict[tuple[str, str], bool]:
-        """Return the tables and views of the schemas by (schema, name); the value says whether it is a view."""
+    def highest_generation(self, stage: str) -> int:
+        """Return the highest number of a generation of a stage whose schema is in the database, 0 if there is none."""
+        found = (self.store.generation_number(stage, schema) for schema in self.store.list_schemas(self.connection))
+        return max(filter(None, found), default=0)
+
+    def objects(self, schemas: Iterable[str]) -> dict[tuple[str, str], ObjectType]:
+        """Return what the tables and views of the schemas are by (schema, name), in the order of their making."""
         return self.store.list_objects(self.connection, list(schemas))
 
-    def columns(self, schema: str) -> Mapping[str, tuple[Column, ...]]:
-        """Return the columns of all tables and views of a schema by the name of the table."""
-        return self.store.list_columns(self.connection, schema)
+    def definitions(self, schemas: Iterable[str]) -> list[Place]:
+        """Return the functions, sequences and types of the schemas by (schema, label), where we account for them."""
+        return self.store.list_definitions(self.connection, list(schemas))
+
+    def emptied(self, schemas: Iterable[str]) -> set[tuple[str, str]]:
+        """Return the tables of the schemas, by (schema, name), that lose their rows in a crash and have none now."""
+        return self.store.list_emptied(self.connection, list(schemas))
+
+    def sizes(self, schemas: Iterable[str]) -> Mapping[tuple[str, str], int]:
+        """Return the bytes on disk of the tables of the schemas by (schema, name), where they cost nothing to know."""
+        return self.store.list_sizes(self.connection, list(schemas))
+
+    def columns(self, schema: str, table: str | None = None) -> Mapping[str, tuple[Column, ...]]:
+        """Return the columns of all tables and views of a schema, or of one of them, by the name of the table."""
+        return self.store.list_columns(self.connection, schema, table)
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
-    def show(self, schema: str, name: str, target_schema: str, target: str) -> None:
-        """Let readers of ``schema.name`` see the table ``target_schema.target``.
+    def limit_lock_wait(self) -> None:
+        """Wait for no lock of readers so long that others feel it: from here to the end of the transaction.
+
+        What fails for it raises a TableBusyError when the transaction is left.
+        """
+        self.store.limit_lock_wait(self.connection)
+
+    def held_tables(self, schema: str) -> set[Place]:
+        """Return where the tables of a schema are on which others hold locks at this moment."""
+        return self.store.held_tables(self.connection, schema)
+
+    def copy_table(self, source: Place, target: Place) -> None:
+        """Copy a table with its rows, keys and indexes; what an earlier attempt left at the target is replaced."""
+        self.drop_objects(target[0], [target[1]])
+        self.connection.execute(CreateTableLike(target, source))
+        self.connection.execute(CopyRows(target, source))
+        if self.store.wants_statistics:
+            self.connection.execute(ddl.Analyze(*target))
+
+    def relocate(self, relocation: Relocation) -> None:
+        """Move tables and views between schemas, and keep what others have built on them.
 
         Raises:
-            StoreError: if a table stands in the way that is not ours.
+            StoreError: if something stands in the way, or depends on what leaves.
+        """
+        self.create_schema(relocation.schema)
+        if relocation.leaving:
+            self.create_schema(relocation.archive)
+        self.store.relocate(self.connection, relocation, self.places.all())
+
+    def show(self, schema: str, name: str, target_schema: str, target: str, *, repoint: bool = True) -> None:
+        """Let readers of ``schema.name`` see the table ``target_schema.target``.
+
+        Args:
+            schema: The schema that readers know.
+            name: The logical name of the table.
+            target_schema: The schema of a generation.
+            target: The name of the table in it, as the database has it.
+            repoint: Whether views of others may be changed where the columns are other ones, so that they read on.
+
+        Raises:
+            StoreError: if a table stands in the way that is not ours, or others have built on the view.
         """
         self.create_schema(schema)
         try:
-            self.connection.execute(ddl.CreateView(schema, name, target_schema, target))
+            view = ddl.CreateView(schema, self.store.physical_name(name), target_schema, target)
+            self.store.show(self.connection, view, repoint=repoint)
         except sa.exc.DBAPIError as error:
+            if self.store.is_busy(error):
+                raise
             raise StoreError(
-                f"{schema}.{name} cannot be published as a view of {target_schema}.{target}: {error.orig}. If a table "
-                "of that name was made by hand, move it elsewhere: nothing is dropped that we did not create."
+                f"{schema}.{name} cannot be published as a view of {target_schema}.{target}: "
+                f"{self.store.reason(error)}. If a table of that name was made by hand, "
+                "move it elsewhere: nothing is dropped that we did not create."
             ) from error
 
     def hide(self, schema: str, name: str) -> None:
         """Remove a view that readers saw; a table of that name, which was made by hand, is left alone."""
-        if self.objects([schema]).get((schema, name)):
-            self.connection.execute(ddl.DropObject("VIEW", schema, name))
+        physical = self.store.physical_name(name)
+        if self.objects([schema]).get((schema, physical)) is ObjectType.VIEW:
+            self.connection.execute(ddl.DropObject(ObjectType.VIEW, schema, physical))
 
     def drop_generation_schema(self, schema: str) -> None:
-        """Drop the schema of a generation with all that is in it."""
+        """Drop the schema of a generation with all that is in it.
+
+        Raises:
+            StoreError: if that would drop something outside of it.
+        """
+        self.limit_lock_wait()
         if self.store.avoid_drop_create_schema:
-            self.drop_objects(schema, [name for _, name in self.objects([schema])])
+            for _, drop in self.store.drops(self.connection, schema):
+                self.connection.execute(drop)
             return
-        self.connection.execute(ddl.DropSchema(schema))
+        self.store.drop_schema(self.connection, schema)
 
 
 def _controls_transaction(statement: str) -> bool:
@@ -219,7 +373,3 @@ def _controls_transaction(statement: str) -> bool:
 
 #: ``START TRANSACTION`` begins with a word that begins nothing else.
 _TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"}
-
-
-def _reason(error: sa.exc.DBAPIError | sa.exc.CompileError) -> object:
-    return error.orig if isinstance(error, sa.exc.DBAPIError) else error

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.dialects.duckdb import DuckDBTableStore
+    from pipedag_airflow.backend.table.sql.dialects.postgres import PostgresTableStore
 
-__all__ = ["DuckDBTableStore"]
+__all__ = ["DuckDBTableStore", "PostgresTableStore"]
+
+_MODULES = {"DuckDBTableStore": "duckdb", "PostgresTableStore": "postgres"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "DuckDBTableStore":
-        return import_module(f"{__name__}.duckdb").DuckDBTableStore
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,14 +2,19 @@
 
 A process that has the file open keeps all others out, readers too. So a connection is opened late, closed early, and
 opening is queued fairly with a lock file beside the database: parallel tasks wait for each other, they never fail.
+
+Opening and closing take DuckDB longer than a whole transaction of ours. So within a step the file stays open from one
+transaction to the next, unless somebody waits for it, or the user's function is about to run.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +24,8 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from pipedag_airflow.backend.lock import FairFileLock
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.facts import Column
+from pipedag_airflow.backend.table.sql.connection_url import file_url
+from pipedag_airflow.backend.table.sql.facts import Column, ObjectType
 from pipedag_airflow.backend.table.sql.frames.arrow import Struct, array_of
 from pipedag_airflow.backend.table.sql.store import SQLTableStore
 from pipedag_airflow.errors import MissingExtraError, StoreError
@@ -46,13 +52,20 @@ class DuckDBTableStore(SQLTableStore):
 
     dialect_name = "duckdb"
     row_locks = False
+    admits_one_process = True
     stores_structs = True
+    stores_nested_lists = True
     checks_keys_at_commit = True
+    connection_url = staticmethod(file_url)
     identifier_limit = 1000
     #: How long a process queues for the file, in seconds.
     queue_seconds = 3600.0
     #: How long to wait for a process that holds the file without having queued, such as DuckDB's own shell.
     foreign_lock_seconds = 60.0
+
+    @cached_property
+    def _turn(self) -> _Turn:
+        return _Turn()
 
     def create_engine(self) -> sa.Engine:
         """Return an engine that keeps no connection, so that closing one frees the file for other processes."""
@@ -66,28 +79,69 @@ class DuckDBTableStore(SQLTableStore):
             ) from error
 
     @property
+    def is_private(self) -> bool:
+        """Whether the database is in memory."""
+        return self._file is None
+
+    @property
     def _file(self) -> Path | None:
         """The database file; None for a database in memory."""
         database = self.url.database
         return None if database in (None, "", ":memory:") else Path(str(database))
 
+    @property
+    def lineage_namespace(self) -> str:
+        """The database as OpenLineage calls it: the file."""
+        return f"duckdb://{':memory:' if self._file is None else self._file.absolute()}"
+
+    def lineage_name(self, schema: str, table: str) -> str:
+        """Return how OpenLineage calls a table: DuckDB calls a database after its file."""
+        return f"{'memory' if self._file is None else self._file.stem}.{schema}.{table}"
+
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
-        """Queue for the file, open it, and close it at the end of the block.
+        """Queue for the file and open it, unless this thread keeps it open; close it at the end of the block.
 
         Raises:
             StoreError: if another program keeps the file open, or its folder cannot be made.
             LockError: if the queue does not move for an hour.
         """
-        file = self._file
-        if file is not None:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreError(f"The folder of the database {self.address} cannot be made: {error}") from error
-        queue = nullcontext() if file is None else FairFileLock(file, timeout=self.queue_seconds)
-        with queue, super().connection() as connection:
-            yield connection
+        turn = self._turn
+        if self._file is not None and not turn.taken:
+            self._take_turn(self._file)
+        try:
+            with super().connection() as connection:
+                yield connection
+        finally:
+            if not turn.keep or turn.is_wanted:
+                self.let_go()
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep the file open from one transaction of this thread to the next, as long as nobody else waits for it."""
+        turn = self._turn
+        outermost, turn.keep = not turn.keep, True
+        try:
+            yield
+        finally:
+            if outermost:
+                turn.keep = False
+                self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file if this thread keeps it open."""
+        self._turn.give_back()
+
+    def _take_turn(self, file: Path) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"The folder of the database {self.address} cannot be made: {error}") from error
+        with ExitStack() as stack:
+            queue = stack.enter_context(FairFileLock(file, timeout=self.queue_seconds))
+            # As long as one connection is there, others of this process are had at once.
+            stack.enter_context(self.open())
+            self._turn.take(queue, stack.pop_all())
 
     def open(self) -> sa.Connection:
         """Open the file, waiting for programs that hold it without having queued.
@@ -146,21 +200,32 @@ class DuckDBTableStore(SQLTableStore):
                 table = table.set_column(index, name, table.column(index).cast(pa.duration("us")))
         return table
 
-    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], bool]:
-        """Return the tables and views of schemas."""
+    def list_schemas(self, connection: sa.Connection) -> set[str]:
+        """Return the names of the schemas of the database."""
+        query: sa.Select[Any] = (
+            sa.select(sa.column("schema_name"))
+            .select_from(sa.func.duckdb_schemas())
+            .where(sa.column("database_name") == sa.func.current_database())
+        )
+        return set(connection.scalars(query))
+
+    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], ObjectType]:
+        """Return the tables of schemas, and then the views."""
         names: sa.BindParameter[Any] = sa.bindparam("schemas", list(schemas), expanding=True)
         query: sa.CompoundSelect[Any] = sa.union_all(
             *(
-                sa.select(sa.column("schema_name"), sa.column(f"{kind}_name"), sa.literal(kind == "view"))
+                sa.select(sa.column("schema_name"), sa.column(f"{kind}_name"), sa.literal(kind.upper()))
                 .select_from(getattr(sa.func, f"duckdb_{kind}s")())
                 .where(sa.column("schema_name").in_(names), sa.column("database_name") == sa.func.current_database())
                 for kind in ("table", "view")
             )
         )
-        return {(schema, name): bool(view) for schema, name, view in connection.execute(query)}
+        return {(schema, name): ObjectType(kind) for schema, name, kind in connection.execute(query)}
 
-    def list_columns(self, connection: sa.Connection, schema: str) -> Mapping[str, tuple[Column, ...]]:
-        """Return the columns of all tables and views of a schema."""
+    def list_columns(
+        self, connection: sa.Connection, schema: str, table: str | None = None
+    ) -> Mapping[str, tuple[Column, ...]]:
+        """Return the columns of all tables and views of a schema, or of one of them."""
         names = ("table_name", "column_name", "data_type", "is_nullable")
         facts: list[sa.ColumnElement[Any]] = [sa.column(name) for name in names]
         query: sa.Select[Any] = (
@@ -169,10 +234,12 @@ class DuckDBTableStore(SQLTableStore):
             .where(sa.column("schema_name") == schema, sa.column("database_name") == sa.func.current_database())
             .order_by(sa.column("table_name"), sa.column("column_index"))
         )
+        if table is not None:
+            query = query.where(sa.column("table_name") == table)
         found: dict[str, list[Column]] = {}
-        for table, column, kind, nullable in connection.execute(query):
-            found.setdefault(table, []).append(Column(column, kind, bool(nullable)))
-        return {table: tuple(columns) for table, columns in found.items()}
+        for name, column, kind, nullable in connection.execute(query):
+            found.setdefault(name, []).append(Column(column, kind, bool(nullable)))
+        return {name: tuple(columns) for name, columns in found.items()}
 
     def schema_token(self, schema: str) -> str:
         """Return a schema's name quoted if it has a dot, which would else stand between a database and a schema."""
@@ -186,6 +253,34 @@ class DuckDBTableStore(SQLTableStore):
         if decimal is not None:
             return sa.Numeric(int(decimal[1]), int(decimal[2]))
         return sa.types.to_instance(_TYPES.get(text, sa.types.NullType))
+
+
+class _Turn(threading.local):
+    """The turn of a thread to have the file open."""
+
+    def __init__(self) -> None:
+        self.keep = False
+        self._queue: FairFileLock | None = None
+        self._opened = ExitStack()
+
+    @property
+    def taken(self) -> bool:
+        """Whether the file is open."""
+        return self._queue is not None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody else waits for the file."""
+        return self._queue is not None and self._queue.is_wanted
+
+    def take(self, queue: FairFileLock, opened: ExitStack) -> None:
+        """Note what to close later."""
+        self._queue, self._opened = queue, opened
+
+    def give_back(self) -> None:
+        """Close the file, and let the next one have it."""
+        self._queue = None
+        self._opened.close()
 
 
 @contextmanager

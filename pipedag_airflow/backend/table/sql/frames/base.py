@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
     import sqlalchemy as sa
 
     from pipedag_airflow.backend.table.sql.facts import TableLocation
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+    from pipedag_airflow.core.containers import Table
 
 __all__ = ["FrameType", "frame_type_for_input", "frame_type_for_object", "is_of"]
 
@@ -41,8 +44,18 @@ class FrameType(ABC):
         """Say whether ``input_type`` asks for this kind."""
 
     @abstractmethod
-    def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
-        """Create the table ``schema.name`` and fill it from the object."""
+    def write(
+        self, transaction: SQLTransaction, schema: str, table: Table[Any], details: Mapping[str, Any]
+    ) -> int | None:
+        """Create the table in the schema of a generation and fill it from the object that it holds.
+
+        Returns:
+            The number of rows; None where only the database knows.
+        """
+
+    def name_of(self, obj: Any) -> str | None:
+        """Return the name that the object itself has for its table, if this kind can have one."""
+        return None
 
     def collected(self, obj: Any) -> Any:
         """Return an object that stands for a computation as its data; the computation is done once."""

@@ -11,6 +11,8 @@ from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     import pyarrow as pa
     import sqlalchemy as sa
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.facts import TableLocation
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+    from pipedag_airflow.core.containers import Table
 
 __all__ = ["PandasFrames"]
 
@@ -25,10 +28,11 @@ _BACKENDS = ("numpy", "arrow")
 
 
 class PandasFrames(FrameType):
-    """pandas frames, with numpy's nullable dtypes (the default) or Arrow's.
+    """pandas frames, with numpy's nullable dtypes or Arrow's.
 
     ``input_type`` is ``pandas.DataFrame``, ``(pandas.DataFrame, "arrow")`` or
-    ``{"type": pandas.DataFrame, "backend": "arrow"}``.
+    ``{"type": pandas.DataFrame, "backend": "arrow"}``. Where it names no backend, ``pandas.dtype_backend`` in
+    ``table_store.hook_args`` of the configuration does; else that is numpy.
     """
 
     def recognises(self, obj: Any) -> bool:
@@ -40,9 +44,22 @@ class PandasFrames(FrameType):
         frame_type, _ = _type_and_backend(input_type)
         return getattr(frame_type, "__name__", "") == "DataFrame" and frame_type.__module__.split(".")[0] == "pandas"
 
-    def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
+    def write(self, transaction: SQLTransaction, schema: str, table: Table[Any], details: Mapping[str, Any]) -> int:
         """Create the table and fill it; the frame's index is not stored."""
-        transaction.create_from_arrow(schema, name, self.to_arrow(obj, name), type_map)
+        arrow = self.to_arrow(table.obj, str(table.name))
+        transaction.create_from_arrow(schema, table, arrow, details)
+        return int(arrow.num_rows)
+
+    def name_of(self, obj: Any) -> str | None:
+        """Return ``attrs["name"]`` of the frame.
+
+        Raises:
+            UnsupportedValueError: if that is no string.
+        """
+        name = obj.attrs.get("name")
+        if name is not None and not isinstance(name, str):
+            raise UnsupportedValueError(f'attrs["name"] of a frame names its table and is a string, not {name!r}.')
+        return name
 
     def to_arrow(self, obj: Any, name: str) -> pa.Table:
         """Return the frame as Arrow, without its index."""
@@ -55,12 +72,14 @@ class PandasFrames(FrameType):
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
     ) -> pd.DataFrame:
-        """Read the table; ``attrs["name"]`` of the frame is the name of the table."""
-        _, backend = _type_and_backend(input_type)
+        """Read the table.
+
+        The frame does not carry the table's name in its ``attrs``: pandas hands them on to every frame that is made
+        from it, and what a task makes from an input has a name of its own.
+        """
+        _, backend = _type_and_backend(input_type, store.hook_args.get("pandas", {}).get("dtype_backend", "numpy"))
         arrow = from_database(store.fetch_table(connection, location))
-        frame = _arrow_frame(arrow) if backend == "arrow" else _numpy_frame(arrow)
-        frame.attrs["name"] = location.name
-        return frame
+        return _arrow_frame(arrow) if backend == "arrow" else _numpy_frame(arrow)
 
 
 #: How pyarrow says that it cannot convert something; its own errors derive from these.
@@ -76,13 +95,18 @@ _FAMILIES = (
     (dt.timedelta, "timedelta"),
     (Number, "number"),
 )
+#: What pandas, which is quick to see it, says of values of one family. It says "date" also of dates and datetimes.
+_OF_ONE_FAMILY = {"string", "bytes", "boolean", "integer", "floating", "decimal", "time", "empty"}
 
 
 def _to_arrow(frame: pd.DataFrame, table: str) -> pa.Table:
     """Return the frame as Arrow; NaN in a column of numpy's floats is a missing value, as pandas has it."""
+    import pandas as pd
     import pyarrow as pa
 
     for name in frame.columns[[str(dtype) == "object" for dtype in frame.dtypes]]:
+        if pd.api.types.infer_dtype(frame[name]) in _OF_ONE_FAMILY:
+            continue
         # Arrow would convert some mixtures: of a date and a datetime it keeps the dates.
         families = {_family(kind) for kind in frame[name].dropna().map(type).unique()} - {None}
         if len(families) > 1:
@@ -116,13 +140,13 @@ def _refusal(column: pd.Series[Any], table: str, reason: object) -> UnsupportedV
     )
 
 
-def _type_and_backend(input_type: Any) -> tuple[Any, str]:
+def _type_and_backend(input_type: Any, default: str = "numpy") -> tuple[Any, str]:
     if isinstance(input_type, dict):
-        frame_type, backend = input_type.get("type"), input_type.get("backend", "numpy")
+        frame_type, backend = input_type.get("type"), input_type.get("backend", default)
     elif isinstance(input_type, tuple) and len(input_type) == 2:
         frame_type, backend = input_type
     else:
-        frame_type, backend = input_type, "numpy"
+        frame_type, backend = input_type, default
     if backend not in _BACKENDS:
         raise UnsupportedValueError(f"The backend of a pandas frame is one of {', '.join(_BACKENDS)}, not {backend!r}")
     return frame_type, backend
@@ -159,10 +183,11 @@ def _numpy_frame(arrow: pa.Table) -> pd.DataFrame:
     def pandas_dtype(kind: pa.DataType) -> Any:
         if kind in nullable:
             return nullable[kind]
-        own = pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_date(kind)
+        own = pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
         # What numpy has no dtype for keeps Arrow's: as objects, lists would lose their nulls and times their type.
         return None if own or pa.types.is_dictionary(kind) else pd.ArrowDtype(kind)
 
-    frame: pd.DataFrame = arrow.to_pandas(types_mapper=pandas_dtype, date_as_object=True)
-    dates = [field.name for field in arrow.schema if pa.types.is_date(field.type)]
-    return frame.astype(dict.fromkeys(dates, "datetime64[s]")) if dates else frame
+    # Python's dates would be an object for each value, and end with the year 9999.
+    moments = [field.with_type(pa.timestamp("s")) if pa.types.is_date(field.type) else field for field in arrow.schema]
+    frame: pd.DataFrame = arrow.cast(pa.schema(moments)).to_pandas(types_mapper=pandas_dtype)
+    return frame

@@ -9,6 +9,8 @@ from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import polars as pl
     import pyarrow as pa
     import sqlalchemy as sa
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.facts import TableLocation
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+    from pipedag_airflow.core.containers import Table
 
 __all__ = ["PolarsFrames"]
 
@@ -33,9 +36,11 @@ class PolarsFrames(FrameType):
         """Say whether polars frames are asked for."""
         return isinstance(input_type, type) and input_type.__name__ in _NAMES and _is_polars(input_type)
 
-    def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
+    def write(self, transaction: SQLTransaction, schema: str, table: Table[Any], details: Mapping[str, Any]) -> int:
         """Create the table and fill it; a lazy frame is collected first."""
-        transaction.create_from_arrow(schema, name, self.to_arrow(self.collected(obj), name), type_map)
+        arrow = self.to_arrow(self.collected(table.obj), str(table.name))
+        transaction.create_from_arrow(schema, table, arrow, details)
+        return int(arrow.num_rows)
 
     def collected(self, obj: Any) -> pl.DataFrame:
         """Return the frame as an eager one."""

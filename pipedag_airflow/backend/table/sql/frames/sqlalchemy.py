@@ -9,9 +9,12 @@ import sqlalchemy as sa
 from pipedag_airflow.backend.table.sql.frames.base import FrameType
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pipedag_airflow.backend.table.sql.facts import TableLocation
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+    from pipedag_airflow.core.containers import Table
 
 __all__ = ["SQLAlchemyFrames", "as_query"]
 
@@ -29,17 +32,20 @@ class SQLAlchemyFrames(FrameType):
         """Say whether SQLAlchemy tables are asked for."""
         return input_type in (sa.Table, sa.Alias, sa.sql.expression.Alias)
 
-    def write(self, transaction: SQLTransaction, schema: str, name: str, obj: Any, type_map: dict[str, Any]) -> None:
+    def write(self, transaction: SQLTransaction, schema: str, table: Table[Any], details: Mapping[str, Any]) -> None:
         """Create the table from the query, within the database."""
-        del type_map  # the types of a query are the database's business
-        transaction.create_from_query(schema, name, as_query(obj))
+        # A type_map is not looked at: the types of a query are the database's business.
+        transaction.create_from_query(schema, table, as_query(table.obj), details)
 
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
     ) -> sa.FromClause:
-        """Return an alias of the table, named like the table; its columns are known without asking the database."""
+        """Return an alias of the table, named like the table; its columns are known without asking the database.
+
+        If the task has several tables of one name, each alias has a number.
+        """
         del connection, input_type
-        return store.table_reference(location).alias(location.name)
+        return store.table_reference(location).alias(store.physical_name(location.alias or location.name))
 
 
 def as_query(obj: Any) -> sa.sql.ClauseElement:

@@ -1,0 +1,74 @@
+"""Where tables are, and that they have moved: statements on the objects of all generations at once."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import attrs
+import sqlalchemy as sa
+
+from pipedag_airflow.backend.metadata.records import ObjectKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Place", "PlaceRepository"]
+
+#: Schema and name of a table, as the database has them; of a definition with its label, "function f(integer)".
+Place = tuple[str, str]
+
+
+@attrs.frozen
+class PlaceRepository:
+    """Reads and changes the places of tables and views on an open connection.
+
+    Args:
+        connection: A connection within a transaction; committing is the caller's.
+        stored: The object table.
+    """
+
+    connection: sa.Connection
+    stored: sa.Table
+
+    def all(self) -> set[Place]:
+        """Return the places of every table, view and definition that a generation of any stage has."""
+        query = sa.select(self.stored.c.container, self.stored.c.location).where(self._is_in_schema)
+        return {(schema, name) for schema, name in self.connection.execute(query.distinct())}
+
+    def note_copy(self, stage: str, generation: int, name: str, place: Place) -> None:
+        """Record that a generation has a copy of its own of a table."""
+        this = self._is_in_schema & (self.stored.c.stage == stage) & (self.stored.c.generation == generation)
+        copied = sa.update(self.stored).where(this, self.stored.c.name == name)
+        self.connection.execute(copied.values(container=place[0], location=place[1]))
+
+    def note_moves(self, moves: Iterable[tuple[Place, Place]]) -> None:
+        """Record that tables are elsewhere now, for all generations that have them and all views that show them.
+
+        Args:
+            moves: Where each was and where it is, in the order in which they have moved.
+        """
+        moves = list(moves)
+        for (schema, name), (new_schema, new_name) in moves:
+            this = self._is_in_schema & (self.stored.c.container == schema) & (self.stored.c.location == name)
+            moved = sa.update(self.stored).where(this)
+            self.connection.execute(moved.values(container=new_schema, location=new_name))
+        if moves:
+            self._note_sources(moves)
+
+    def _note_sources(self, moves: Sequence[tuple[Place, Place]]) -> None:
+        """Record where views find now what they show; the database itself goes by no name."""
+        key = tuple(self.stored.primary_key)
+        query = sa.select(*key, self.stored.c.sources).where(self.stored.c.sources.is_not(None))
+        for *values, text in self.connection.execute(query).all():
+            before = after = [(schema, name) for schema, name in json.loads(text)]
+            for old, new in moves:
+                after = [new if place == old else place for place in after]
+            if after != before:
+                this = sa.and_(*(column == value for column, value in zip(key, values, strict=True)))
+                changed = sa.update(self.stored).where(this).values(sources=json.dumps(sorted(after)))
+                self.connection.execute(changed)
+
+    @property
+    def _is_in_schema(self) -> sa.ColumnElement[bool]:
+        return self.stored.c.kind.in_([kind.value for kind in ObjectKind if kind.is_in_schema])

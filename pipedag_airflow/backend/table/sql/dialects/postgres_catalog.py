@@ -1,0 +1,160 @@
+"""What PostgreSQL's catalog says: one statement a question, none through reflection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import REGCLASS
+
+from pipedag_airflow.backend.table.sql.facts import Column, ObjectType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "as_text",
+    "columns",
+    "emptied",
+    "has_database",
+    "has_schema",
+    "indexes",
+    "objects",
+    "relations",
+    "schemas",
+    "sizes",
+]
+
+_KINDS = {
+    "r": ObjectType.TABLE,
+    "p": ObjectType.TABLE,
+    "f": ObjectType.TABLE,
+    "v": ObjectType.VIEW,
+    "m": ObjectType.MATERIALIZED_VIEW,
+}
+
+
+def _table(name: str, *columns: str) -> sa.TableClause:
+    return sa.table(name, *map(sa.column, columns), schema="pg_catalog")
+
+
+_CLASS = _table("pg_class", "oid", "relname", "relnamespace", "relkind", "relpersistence")
+_NAMESPACE = _table("pg_namespace", "oid", "nspname")
+_ATTRIBUTE = _table(
+    "pg_attribute", "attrelid", "attname", "attnum", "attnotnull", "atttypid", "atttypmod", "attisdropped"
+)
+_INDEX = _table("pg_index", "indexrelid", "indrelid")
+_DATABASE = _table("pg_database", "datname")
+_IN_SCHEMA = sa.join(_CLASS, _NAMESPACE, _CLASS.c.relnamespace == _NAMESPACE.c.oid)
+
+
+def as_text(statement: sa.sql.ClauseElement, dialect: sa.Dialect) -> str:
+    """Return a statement without parameters as the server reads it: the drivers' dialects double every %."""
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace("%%", "%")
+
+
+def has_database(connection: sa.Connection, name: str) -> bool:
+    """Say whether the server has a database."""
+    return connection.execute(sa.select(_DATABASE).where(_DATABASE.c.datname == name)).first() is not None
+
+
+def has_schema(connection: sa.Connection, schema: str) -> bool:
+    """Say whether there is a schema."""
+    return connection.execute(sa.select(_NAMESPACE.c.oid).where(_NAMESPACE.c.nspname == schema)).first() is not None
+
+
+def schemas(connection: sa.Connection) -> set[str]:
+    """Return the names of all schemas."""
+    return set(connection.scalars(sa.select(_NAMESPACE.c.nspname)))
+
+
+def objects(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], ObjectType]:
+    """Return what the tables and views of schemas are by (schema, name), in the order in which they were made."""
+    query = (
+        sa.select(_NAMESPACE.c.nspname, _CLASS.c.relname, _CLASS.c.relkind)
+        .select_from(_IN_SCHEMA)
+        .where(_NAMESPACE.c.nspname.in_(schemas), _CLASS.c.relkind.in_(list(_KINDS)))
+        .order_by(_CLASS.c.oid)
+    )
+    return {(schema, name): _KINDS[_letter(kind)] for schema, name, kind in connection.execute(query)}
+
+
+def relations(connection: sa.Connection, schema: str) -> list[tuple[int, str, ObjectType]]:
+    """Return the object ids and the names of the tables and views of a schema, and what they are."""
+    query = (
+        sa.select(_CLASS.c.oid, _CLASS.c.relname, _CLASS.c.relkind)
+        .select_from(_IN_SCHEMA)
+        .where(_NAMESPACE.c.nspname == schema, _CLASS.c.relkind.in_(list(_KINDS)))
+    )
+    return [(oid, name, _KINDS[_letter(kind)]) for oid, name, kind in connection.execute(query)]
+
+
+def _letter(value: str | bytes) -> str:
+    """Return a value of the type "char", which psycopg gives as bytes in some versions."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def emptied(connection: sa.Connection, schemas: Sequence[str]) -> set[tuple[str, str]]:
+    """Return the unlogged tables of schemas that have no rows, by (schema, name)."""
+    query = (
+        sa.select(_NAMESPACE.c.nspname, _CLASS.c.relname)
+        .select_from(_IN_SCHEMA)
+        .where(
+            _NAMESPACE.c.nspname.in_(schemas),
+            _CLASS.c.relkind == "r",
+            _CLASS.c.relpersistence == "u",
+            sa.func.pg_relation_size(sa.cast(_CLASS.c.oid, REGCLASS)) == 0,
+        )
+    )
+    return {(schema, name) for schema, name in connection.execute(query)}
+
+
+def sizes(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return the bytes on disk of the tables of schemas by (schema, name), with their indexes and long values."""
+    size = sa.func.pg_total_relation_size(sa.cast(_CLASS.c.oid, REGCLASS))
+    query = (
+        sa.select(_NAMESPACE.c.nspname, _CLASS.c.relname, size)
+        .select_from(_IN_SCHEMA)
+        .where(_NAMESPACE.c.nspname.in_(schemas), _CLASS.c.relkind == "r")
+    )
+    return {(schema, name): size for schema, name, size in connection.execute(query)}
+
+
+def columns(connection: sa.Connection, schema: str, table: str | None = None) -> dict[str, tuple[Column, ...]]:
+    """Return the columns of all tables and views of a schema, or of one of them, in their order."""
+    query = (
+        sa.select(
+            _CLASS.c.relname,
+            _ATTRIBUTE.c.attname,
+            sa.func.format_type(_ATTRIBUTE.c.atttypid, _ATTRIBUTE.c.atttypmod),
+            _ATTRIBUTE.c.attnotnull,
+        )
+        .select_from(_IN_SCHEMA.join(_ATTRIBUTE, _ATTRIBUTE.c.attrelid == _CLASS.c.oid))
+        .where(
+            _NAMESPACE.c.nspname == schema,
+            _CLASS.c.relkind.in_(list(_KINDS)),
+            _ATTRIBUTE.c.attnum > 0,
+            _ATTRIBUTE.c.attisdropped.is_(sa.false()),
+            sa.true() if table is None else _CLASS.c.relname == table,
+        )
+        .order_by(_CLASS.c.relname, _ATTRIBUTE.c.attnum)
+    )
+    found: dict[str, list[Column]] = {}
+    for name, column, kind, required in connection.execute(query):
+        found.setdefault(name, []).append(Column(column, kind, not required))
+    return {name: tuple(columns) for name, columns in found.items()}
+
+
+def indexes(connection: sa.Connection, schema: str, name: str) -> list[str]:
+    """Return the names of the indexes of a table, those of its keys included."""
+    of_table = _CLASS.alias("index_class")
+    query = (
+        sa.select(of_table.c.relname)
+        .select_from(
+            _IN_SCHEMA.join(_INDEX, _INDEX.c.indrelid == _CLASS.c.oid).join(
+                of_table, of_table.c.oid == _INDEX.c.indexrelid
+            )
+        )
+        .where(_NAMESPACE.c.nspname == schema, _CLASS.c.relname == name)
+    )
+    return list(connection.execute(query).scalars())

@@ -1,0 +1,111 @@
+"""How a table store changes schemas, and what readers see in them, while others are at work."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from pipedag_airflow.backend.table.sql import ddl
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    import sqlalchemy as sa
+
+    from pipedag_airflow.backend.metadata import Place
+    from pipedag_airflow.backend.table.sql.facts import ObjectType
+    from pipedag_airflow.backend.table.sql.relocation import Relocation
+
+__all__ = ["StoreSchemas"]
+
+
+class StoreSchemas:
+    """The part of :class:`SQLTableStore` that is about schemas; a dialect does here what its database can do better."""
+
+    #: Whether a table can be moved between schemas without copying it.
+    moves_tables: ClassVar[bool] = False
+
+    def is_busy(self, error: sa.exc.DBAPIError) -> bool:
+        """Say whether a statement failed only because of what others were doing at that moment."""
+        del error
+        return False
+
+    def limit_lock_wait(self, connection: sa.Connection) -> None:
+        """Let no statement of the transaction wait long for what others hold, where they may hold something."""
+        del connection
+
+    def lock_holders(self, connection: sa.Connection, schemas: Sequence[str]) -> list[str]:
+        """Return in words who holds locks on the tables of schemas, where the database tells."""
+        del connection, schemas
+        return []
+
+    def held_tables(self, connection: sa.Connection, schema: str) -> set[Place]:
+        """Return where the tables of a schema are on which others hold locks, where the database tells."""
+        del connection, schema
+        return set()
+
+    def lock(self, connection: sa.Connection, *names: str) -> None:
+        """Let others who want one of the names wait until the transaction ends, where there may be others.
+
+        The names are taken in the order in which they are given.
+        """
+        del connection, names
+
+    def create_schema(self, connection: sa.Connection, schema: str) -> None:
+        """Create a schema unless it is there."""
+        connection.execute(ddl.CreateSchema(schema))
+
+    def drop_schema(self, connection: sa.Connection, schema: str) -> None:
+        """Drop a schema with all that is in it.
+
+        Raises:
+            StoreError: if that would drop something outside of it.
+        """
+        connection.execute(ddl.DropSchema(schema))
+
+    def show(self, connection: sa.Connection, view: ddl.CreateView, *, repoint: bool) -> None:
+        """Create a view, or let it show another table; ``repoint``: if need be, change views of others that read it.
+
+        Raises:
+            StoreError: if they would have to be changed and cannot; the message names them.
+        """
+        del repoint
+        connection.execute(view)
+
+    def list_definitions(self, connection: sa.Connection, schemas: Sequence[str]) -> list[Place]:
+        """Return the functions, sequences and types of schemas that scripts have made, by (schema, label).
+
+        Empty where we do not keep account of them: they stay in the schema in which they were made.
+        """
+        del connection, schemas
+        return []
+
+    def naming_in_text(self, connection: sa.Connection, schema: str, labels: Collection[str]) -> list[str]:
+        """Return the labels of the functions in a schema that name it in a text, which follows nothing that moves."""
+        del connection, schema, labels
+        return []
+
+    def drops(self, connection: sa.Connection, schema: str) -> list[tuple[str, sa.schema.ExecutableDDLElement]]:
+        """Return what would drop each thing in a schema by its name or label; what depends on something else first."""
+        found = self.list_objects(connection, [schema])
+        return [(name, ddl.DropObject(kind, schema, name)) for (_, name), kind in reversed(found.items())]
+
+    @abstractmethod
+    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[Place, ObjectType]:
+        """Return what the tables and views of schemas are by (schema, name).
+
+        What depends on something else comes after it.
+        """
+
+    def relocate(self, connection: sa.Connection, relocation: Relocation, ours: Collection[Place]) -> None:
+        """Move tables and views between schemas; to be provided by a store that ``moves_tables``.
+
+        Args:
+            connection: The connection of the transaction.
+            relocation: What moves.
+            ours: Where everything is that we have made in this database.
+
+        Raises:
+            StoreError: if something stands in the way, or depends on what leaves.
+        """
+        raise NotImplementedError(f"{type(self).__name__} moves no tables")

@@ -1,0 +1,116 @@
+"""DAG runs as those who hold stages: what they are called, whether one is over, and what a failed one gives back."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from airflow.sdk.exceptions import AirflowRuntimeError
+
+from pipedag_airflow.core.plan import COMMIT_TASK
+from pipedag_airflow.provider.form import RunOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pipedag_airflow.backend.lock import Lease
+    from pipedag_airflow.provider.operators import FlowReference
+
+__all__ = ["OVER", "OWNER_PREFIX", "ReleaseStages", "owner_id", "run_is_over", "stages_kept_to_the_end"]
+
+log = logging.getLogger(__name__)
+
+#: Before the id of the DAG and the id of its run: a run of Airflow's in the metadata, where those of other engines are.
+OWNER_PREFIX = "airflow:"
+#: The states of task instances that will not run any more.
+OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+
+def owner_id(dag_id: str, run_id: str) -> str:
+    """Return the id under which a DAG run holds stages."""
+    return f"{OWNER_PREFIX}{dag_id}/{run_id}"
+
+
+def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
+    """Say whether the DAG run that holds a lease has ended.
+
+    Its lease may be taken over even before it expired: the fence keeps what still runs of it from writing.
+
+    Args:
+        lease: The lease.
+        instance: A task instance of Airflow's, or its class; it asks Airflow for the state of a DAG run.
+        now: The clock of the leases.
+    """
+    if not lease.owner.run_id.startswith(OWNER_PREFIX):
+        return False
+    dag_id, _, run_id = lease.owner.run_id.removeprefix(OWNER_PREFIX).partition("/")
+    try:
+        state = instance.get_dagrun_state(dag_id, run_id)
+    except Exception as error:
+        if not _is_not_found(error):
+            log.warning("Airflow does not tell the state of DAG run %s/%s: %s; it is waited for", dag_id, run_id, error)
+            return False
+        # Deleted, or of another Airflow that shares the instance. Then the clock decides.
+        log.info("Airflow knows no DAG run %s/%s", dag_id, run_id)
+        return lease.expires < now()
+    # A member of an enumeration of strings: it equals its value, but str() of it does not.
+    return state in ("success", "failed")
+
+
+def stages_kept_to_the_end(owner: str, instance: Any) -> list[str]:
+    """Return the names of stages that a DAG run keeps until it is over, if it has them: their commit will not run.
+
+    Args:
+        owner: The id under which the DAG run holds stages.
+        instance: A task instance of Airflow's, or its class; it asks Airflow for the states of tasks.
+    """
+    dag_id, _, run_id = owner.removeprefix(OWNER_PREFIX).partition("/")
+    try:
+        states = instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {})
+    except Exception as error:  # asked again while the run waits
+        log.warning("Airflow does not tell the states of the tasks of %s/%s: %s", dag_id, run_id, error)
+        return []
+    ends = (node.rpartition(".") for node, state in states.items() if state in ("failed", "upstream_failed"))
+    # An operator that runs a stage as a whole is called like it.
+    return sorted(stage or label for stage, _, label in ends if not stage or label == COMMIT_TASK)
+
+
+def _is_not_found(error: Exception) -> bool:
+    return (
+        isinstance(error, AirflowRuntimeError) and (error.error.detail or {}).get("status_code") == HTTPStatus.NOT_FOUND
+    )
+
+
+@attrs.frozen
+class ReleaseStages:
+    """The ``on_failure_callback`` of a DAG, called by Airflow's DAG processor.
+
+    A run that succeeds has given back its stages by itself. What was made stays, for the next run or for this one if
+    its tasks are cleared.
+
+    Args:
+        reference: The flow.
+    """
+
+    reference: FlowReference
+
+    def __call__(self, context: Mapping[str, Any]) -> None:
+        """Release what the run holds, unless somebody has cleared tasks of it since."""
+        dag_id, run_id = context["dag"].dag_id, context["run_id"]
+        instance = context.get("ti")
+        if instance is None:
+            log.info("Airflow does not say which task failed in %s; its stages wait for whoever wants them", run_id)
+            return
+        states = instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {})
+        at_work = [task for task, state in states.items() if state not in OVER]
+        if at_work:
+            log.info("Run %s goes on with %s: its stages are kept", run_id, ", ".join(at_work))
+            return
+        # The run's own instance is where it holds stages.
+        asked = RunOptions.of(context["params"]).instance
+        config = attrs.evolve(self.reference, instance=asked).config()
+        with config.create_lock_manager() as locks:
+            released = locks.release_run(owner_id(dag_id, run_id))
+        log.info("Run %s has failed; stages given back: %s", run_id, ", ".join(released) or "none")

@@ -1,0 +1,67 @@
+"""What steps tell in XCom of tasks and stages, for a person to read.
+
+Tasks that begin skips have no process that could tell anything: begin does it for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipedag_airflow.backend.metadata import ObjectKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow.sdk import DAG
+
+    from pipedag_airflow.run.begin import StageReport
+    from pipedag_airflow.run.execute import TaskReport
+    from pipedag_airflow.run.publish import PublishReport
+    from pipedag_airflow.run.session import RunSession
+
+__all__ = ["shown_publish", "shown_task", "told_of_skipped"]
+
+
+def shown_task(report: TaskReport) -> dict[str, Any]:
+    """Return what became of a task, for a person to read."""
+    tables = {name: {"schema": schema, "rows": rows} for name, schema, rows in report.tables}
+    return {"reason": report.decision.reason.value, "tables": tables, "seconds": round(report.seconds or 0, 3)}
+
+
+def shown_publish(report: PublishReport) -> dict[str, Any]:
+    """Return what became of a stage, for a person to read."""
+    names = ("changed", "removed", "executed", "valid")
+    return {"generation": report.generation} | {name: list(getattr(report, name)) for name in names}
+
+
+def told_of_skipped(session: RunSession, report: StageReport, skipped: Iterable[str], dag: DAG) -> dict[str, Any]:
+    """Return by task id what the links of skipped tasks are made of, and a person may read.
+
+    Args:
+        session: The run.
+        report: What begin found.
+        skipped: Ids of the valid tasks, and of the commit if that is skipped.
+        dag: The DAG.
+
+    Returns:
+        For each task its tables, ``made_by``, the run that made them, ``published_by``, the run whose commit says what
+        readers see of the stage, and ``docs``, where its documents are; each only if there is such a thing.
+    """
+    made_in = {node: report.rows[node].produced_by for node in skipped if node in report.rows}
+    shown_in = report.live if report.closed else None
+    numbers = {number for number in (*made_in.values(), shown_in) if number is not None}
+    with session.store.transaction() as transaction:
+        runs = transaction.metadata.runs_of(report.stage, numbers)
+    published_by = session.run_id if shown_in is None else runs.get(shown_in)
+    told = {}
+    for node in skipped:
+        facts = {"published_by": published_by, "docs": getattr(dag.get_task(node), "docs_url", None)}
+        if node in report.rows:
+            facts |= {"tables": _tables(report, node), "made_by": runs.get(made_in[node] or 0)}
+        told[node] = {name: fact for name, fact in facts.items() if fact is not None}
+    return told
+
+
+def _tables(report: StageReport, node: str) -> dict[str, Any]:
+    tables = (stored for stored in report.rows[node].objects if stored.kind is ObjectKind.TABLE)
+    return {table.name: {"schema": table.container, "rows": table.rows} for table in tables}

@@ -1,0 +1,95 @@
+"""The form of a run and the assets of stages and tables, on the real Airflow."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pipedag_airflow.testing.rest import AirflowRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import FlowFolder
+
+pytestmark = pytest.mark.airflow
+
+ANNOUNCED = """
+import polars as pl
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+
+@materialize(version="1")
+def orders():
+    return Table(pl.DataFrame({"x": [1, 2, 3]}), "orders")
+
+
+with Flow("announced") as flow:
+    with Stage("announced_raw"):
+        orders()
+"""
+
+LISTENER = """
+from airflow.sdk import Asset
+from pipedag_airflow import Flow, Stage, materialize
+
+
+@materialize
+def heard():
+    return 1
+
+
+with Flow("listener", airflow={"schedule": [Asset("pipedag://announced/__any__/announced_raw/orders")]}) as flow:
+    with Stage("listened"):
+        heard()
+"""
+
+
+def test_a_dry_run_says_what_would_run_and_a_publish_but_no_unchanged_run_lets_another_flow_run(
+    flows: Callable[[str], FlowFolder],
+) -> None:
+    folder = flows("announced")
+    client = folder.client
+    folder.write(ANNOUNCED)
+    folder.write(LISTENER, flow="listener")
+
+    with pytest.raises(AirflowRequestError) as refused:
+        client.trigger("announced", {"cache_validation_mode": "force"})
+    assert refused.value.status == 400
+    assert "force_cache_invalid" in str(refused.value)
+
+    dry = client.trigger("announced", {"dry_run": True})
+    assert client.wait_run("announced", dry, timeout=120)["state"] == "success"
+    states = client.states("announced", dry)
+    assert states.pop("announced_raw.begin_transaction") == "success"
+    assert set(states.values()) == {"skipped"}
+    entry = f"/api/v2/dags/announced/dagRuns/{dry}/taskInstances/announced_raw.begin_transaction/xcomEntries/decisions"
+    assert "runs (first_run)" in str(client.request("GET", entry)["value"])
+    assert folder.tables() == {}
+    assert events(folder) == []
+
+    first = folder.run()
+    deadline = time.monotonic() + 60
+    while not (heard := client.request("GET", "/api/v2/dags/listener/dagRuns")["dag_runs"]):
+        assert time.monotonic() < deadline, "the flow that is scheduled on the table did not run"
+        time.sleep(0.1)
+    assert client.wait_run("listener", heard[0]["dag_run_id"], timeout=120)["state"] == "success"
+    # Airflow cannot show an event while the run that it has triggered is queued.
+    stage, table = sorted(events(folder), key=lambda event: str(event["uri"]))
+    assert (stage["uri"], table["uri"]) == (
+        "pipedag://announced/__any__/announced_raw",
+        "pipedag://announced/__any__/announced_raw/orders",
+    )
+    assert stage["extra"]["rows"] == {"orders": 3}
+    assert (table["extra"]["generation"], table["extra"]["rows"]) == (1, 3)
+    assert table["source_run_id"] == first.run_id
+
+    assert folder.run().skipped == {"announced_raw.orders", "announced_raw.commit_transaction"}
+    assert len(events(folder)) == 2
+
+
+def events(folder: FlowFolder) -> list[dict[str, Any]]:
+    found = folder.client.request("GET", "/api/v2/assets/events?source_dag_id=announced")["asset_events"]
+    return list(found)

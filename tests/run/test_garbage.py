@@ -1,0 +1,146 @@
+"""What old generations leave behind, and how it goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from pipedag_airflow import Blob, Flow, Stage, Table, materialize
+from pipedag_airflow.backend.lock import Owner
+from pipedag_airflow.errors import StoreError
+from pipedag_airflow.run.begin import begin
+from pipedag_airflow.run.cleaning import clean, show_garbage
+from pipedag_airflow.run.execute import execute
+from pipedag_airflow.run.history import show_history
+from pipedag_airflow.run.publish import publish
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+pytestmark = pytest.mark.databases("duckdb", "postgres")
+
+
+@pytest.fixture(autouse=True)
+def read_views(project: Project) -> None:
+    """Tables of all generations stay where they were made; how it goes where they move: test_schema_swap.py."""
+    project.settings["stage_commit_technique"] = "read_views"
+
+
+def pair(one: str, two: str) -> Flow:
+    """A stage of two tables, each of a version of its own, the first with a blob."""
+
+    def make(name: str, version: str) -> Any:
+        return materialize(name=name, version=version)(lambda: Table(pl.DataFrame({"x": [version]}), name))
+
+    @materialize(version=one)
+    def blob() -> Blob[str]:
+        return Blob(one, "blob")
+
+    with Flow("pair") as flow, Stage("s"):
+        make("one", one)()
+        make("two", two)()
+        blob()
+    return flow
+
+
+def generations(project: Project) -> set[str]:
+    """Return the tables of all generations, as schema.name, and the files of the blobs."""
+    tables = {f"{schema}.{name}" for schema, name in project.query(project.database.tables) if "__g" in schema}
+    return tables | {file.name for file in (project.folder / "blobs" / "test" / "s").glob("*.g*.pkl")}
+
+
+def test_what_is_carried_over_stays_and_what_it_stood_beside_goes(project: Project) -> None:
+    config = project.config(generations_to_keep=1)
+    project.run(pair("1", "1"), config=config)
+    project.run(pair("2", "1"), config=config)
+    assert generations(project) == {"s__g1.two", "s__g2.one", "blob.g2.pkl"}
+    project.run(pair("2", "2"), config=config)
+    assert generations(project) == {"s__g2.one", "s__g3.two", "blob.g2.pkl"}
+    assert project.query("select * from s.one, s.two") == [("2", "2")]
+
+
+def test_gc_says_what_would_go_and_then_removes_it_once(project: Project) -> None:
+    runs = [project.run(pair(version, "1")).run_id for version in "123"]
+    before = generations(project)
+    config = project.config(generations_to_keep=1)
+    history = show_history(config, "s")
+    assert list(show_garbage(project.config())) == []
+
+    listed = list(show_garbage(config))
+
+    assert [line.partition(",")[0] for line in listed if "metadata" not in line] == [
+        "s: generation 1 (published",
+        "    table s__g1.one",
+        "    blob s/blob.g1.pkl",
+        "s: generation 2 (published",
+        "    schema s__g2",
+        "    table s__g2.one",
+        "    blob s/blob.g2.pkl",
+    ]
+    assert listed[0].endswith(f", run {runs[0]}): it is beyond the last 1 (generations_to_keep)")
+    on_postgres = config.table_store.dialect_name == "postgresql"
+    assert listed[1].startswith("    table s__g1.one, 1 rows")
+    assert listed[1].endswith(" bytes") is on_postgres
+    assert listed[2].endswith(" bytes")
+    assert listed[3] == "    metadata: 3 rows of tasks, 3 of tables and blobs"
+    assert generations(project) == before
+    assert show_history(config, "s") == history
+
+    assert list(clean(config)) == listed
+
+    assert generations(project) == {"s__g1.two", "s__g3.one", "blob.g3.pkl"}
+    assert project.query("select * from s.one, s.two") == [("3", "1")]
+    assert list(clean(config)) == list(show_garbage(config)) == []
+    assert project.executed(pair("3", "1"), config=config) == []
+
+
+def test_gc_leaves_a_stage_alone_that_a_run_holds(project: Project) -> None:
+    for version in "12":
+        project.run(pair(version, "1"))
+    config = project.config(generations_to_keep=1)
+    before = generations(project)
+    nightly = Owner.of_run("airflow:pair/nightly")
+    config.lock_manager.acquire("s", nightly, seconds=60)
+
+    (line,) = clean(config)
+
+    assert line.startswith("s: left alone. ")
+    assert "airflow:pair/nightly" in line
+    assert generations(project) == before
+    config.lock_manager.release("s", nightly)
+    assert len(list(clean(config))) == 4
+
+
+def test_gc_takes_nothing_from_a_run_that_nobody_holds_a_stage_for(project: Project) -> None:
+    project.settings["lock_manager"] = {"class": "pipedag_airflow.backend.lock.NoLockManager"}
+    for version in "12":
+        project.run(pair(version, "1"))
+    session = project.session(pair("3", "1"))
+    begin(session, "s")
+    execute(session, "s.one")
+    execute(session, "s.blob")
+
+    assert len(list(clean(project.config(generations_to_keep=1)))) == 4
+
+    assert generations(project) == {"s__g1.two", "s__g2.one", "blob.g2.pkl", "s__g3.one", "blob.g3.pkl"}
+    publish(session, "s")
+    assert project.query("select * from s.one, s.two") == [("3", "1")]
+
+
+def test_one_generation_that_cannot_go_keeps_no_other(project: Project) -> None:
+    for version in "123":
+        project.run(pair(version, version))
+    config = project.config(generations_to_keep=1)
+    blob = project.folder / "blobs" / "test" / "s" / "blob.g1.pkl"
+    blob.unlink()
+    blob.mkdir()
+
+    with pytest.raises(StoreError, match=r"Generation 1 of stage 's' could not be removed: .*blob\.g1\.pkl"):
+        list(clean(config))
+
+    assert generations(project) == {"s__g1.one", "s__g1.two", "s__g3.one", "s__g3.two", "blob.g1.pkl", "blob.g3.pkl"}
+    blob.rmdir()
+    assert "    schema s__g1" in list(clean(config))
+    assert generations(project) == {"s__g3.one", "s__g3.two", "blob.g3.pkl"}

@@ -1,0 +1,53 @@
+"""Columns that may not hold NULL, from one run to the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import sqlalchemy as sa
+
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+if TYPE_CHECKING:
+    from conftest import Project
+
+IS_NULLABLE = """
+    select column_name, is_nullable from duckdb_columns()
+    where table_name = 'people' and schema_name like 'clean__g%' order by schema_name, column_index
+"""
+
+
+def people(project: Project, *, extra: int = 1, non_nullable: tuple[str, ...] = ("id",)) -> Flow:
+    """A lazy table with constraints, another table beside it, and a reader that notes what it is told."""
+
+    @materialize(lazy=True)
+    def people() -> Table[Any]:
+        return Table(sa.text("SELECT 1 AS id, 'x' AS name"), "people", non_nullable=list(non_nullable))
+
+    @materialize(version="1")
+    def beside(value: int) -> Table[Any]:
+        return Table(pd.DataFrame({"x": [value]}), "beside")
+
+    @materialize(version=None, input_type=sa.Table)
+    def reader(table: Any) -> None:
+        project.call(", ".join(f"{column.name}: {column.nullable}" for column in table.c))
+
+    with Flow("people") as flow:
+        with Stage("clean"):
+            made = people()
+            beside(extra)
+        with Stage("read"):
+            reader(made)
+    return flow
+
+
+def test_a_table_that_is_carried_over_keeps_its_nullability(project: Project) -> None:
+    assert project.executed(people(project)) == ["id: False, name: True"]
+    assert project.executed(people(project, extra=2)) == ["id: False, name: True"]
+    assert project.query(IS_NULLABLE) == [("id", False), ("name", True)]
+
+
+def test_a_lazy_table_whose_nullability_changes_is_made_anew(project: Project) -> None:
+    project.run(people(project))
+    assert project.executed(people(project, non_nullable=("id", "name"))) == ["id: False, name: False"]

@@ -1,0 +1,82 @@
+"""Runs that wait for each other's stages: with an end, in no circle, and saying for whom."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import pytest
+
+from pipedag_airflow import Flow, Stage, Table, materialize
+from pipedag_airflow.backend.lock import Owner
+from pipedag_airflow.errors import StageBusyError
+from pipedag_airflow.run.begin import begin
+from pipedag_airflow.run.session import RunSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Project
+
+
+def flow_of(name: str, order: list[str], meet: Callable[[], object] = lambda: None) -> Flow:
+    """A flow of independent stages in some order, and of one that reads them all."""
+
+    def task_of(stage: str) -> Any:
+        @materialize(name=f"make_{stage}", version="1")
+        def make() -> Table[Any]:
+            meet()
+            return Table(pl.DataFrame({"x": [1]}), stage)
+
+        return make
+
+    @materialize(version="1", input_type=pl.DataFrame)
+    def read(tables: list[pl.DataFrame]) -> Table[Any]:
+        return Table(pl.concat(tables), f"read_by_{name}")
+
+    with Flow(name) as flow:
+        made = []
+        for stage in order:
+            with Stage(stage):
+                made.append(task_of(stage)())
+        with Stage(f"of_{name}"):
+            read(sorted(made, key=lambda task: task.id))
+    return flow
+
+
+def test_flows_that_share_stages_in_opposite_orders_do_not_wait_for_each_other_in_a_circle(project: Project) -> None:
+    """Each has made one of the two stages, and wants to read it beside the one that the other has made."""
+    config = {"wait_seconds": 60}
+    both_hold_one = threading.Barrier(2)
+    met: set[int] = set()
+
+    def meet() -> None:
+        if threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            both_hold_one.wait(60)
+
+    flows = [flow_of("forth", ["a", "b"], meet), flow_of("back", ["b", "a"], meet)]
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda flow: flow.run(config=project.config(**config)), flows))
+
+    assert [result.successful for result in results] == [True, True]
+    assert len(met) == 2
+    assert project.query(
+        "select (select count(*) from of_forth.read_by_forth), count(*) from of_back.read_by_back"
+    ) == [(2, 2)]
+    assert project.config().lock_manager.leases() == []
+
+
+def test_a_run_gives_up_when_it_has_waited_for_long_enough_and_names_the_holder(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = flow_of("flow", ["a"])
+    holder = RunSession(flow, project.config(), Owner.of_run("airflow:flow/slow"), engine="test")
+    begin(holder, "a")
+    with pytest.raises(StageBusyError, match=r"Given up after \d s of waiting.*held by run airflow:flow/slow on host"):
+        project.run(flow, config=project.config(wait_seconds=0.6))
+    assert "Waiting for stage a: Stage 'a' is held by run airflow:flow/slow on host" in caplog.text
+    assert holder.locks.waits_for(holder.run_id) == []
+    assert holder.locks._read("a").tickets == ()
