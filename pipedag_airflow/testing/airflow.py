@@ -6,9 +6,9 @@
         run_id = airflow.client.trigger("flights")
         airflow.client.wait_run("flights", run_id)
 
-It is the real thing: API server, scheduler, DAG processor and triggerer as processes, LocalExecutor, and SQLite for
-Airflow's own data. It neither sees nor touches another Airflow of the same user: no setting of that one reaches it, its
-ports are its own, and everything that it writes is below its home.
+It is the real thing: API server, scheduler, DAG processor and triggerer as processes, LocalExecutor, and SQLite or a
+database on PostgreSQL for Airflow's own data. It neither sees nor touches another Airflow of the same user: no setting
+of that one reaches it, its ports are its own, and everything that it writes is below its home.
 """
 
 from __future__ import annotations
@@ -57,10 +57,13 @@ class LocalAirflow:
         env: More environment variables for all processes of Airflow.
         parallelism: How many tasks run at the same time.
         port: Port of the API server and the UI; any free one by default.
+        database_url: Airflow's own database, such as ``postgresql+psycopg://postgres@127.0.0.1:5432/airflow``; a SQLite
+            file in the home by default. SQLite has one writer at a time: many tasks at once wait for each other there.
 
     Attributes:
         home: The folder.
         dags_folder: Where the DAG files are.
+        database_url: Airflow's own database, for SQLAlchemy.
         log_folder: Logs of the components (``scheduler.log``, …) and, in folders below it, of the tasks.
         url: Where API and UI are.
         username: The login's name, an admin.
@@ -76,6 +79,7 @@ class LocalAirflow:
         env: Mapping[str, str] | None = None,
         parallelism: int = 4,
         port: int | None = None,
+        database_url: str | None = None,
     ) -> None:
         self.home = Path(home).absolute()
         self.dags_folder = Path(dags_folder).absolute() if dags_folder is not None else self.home / "dags"
@@ -90,6 +94,7 @@ class LocalAirflow:
         self._env = dict(env or {})
         self._parallelism = parallelism
         self._port = _free_port() if port is None else port
+        self.database_url = database_url or f"sqlite:///{self.home}/airflow.db"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"http://127.0.0.1:{self._port}"
         self.username = _USER
@@ -243,7 +248,7 @@ class LocalAirflow:
             "CORE__AUTH_MANAGER": "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager",
             "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{self.username}:admin",
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
+            **self._database(),
             "API__HOST": "127.0.0.1",
             "API__PORT": self._port,
             "API__BASE_URL": self.url,
@@ -264,6 +269,13 @@ class LocalAirflow:
             # The end of a task and all asset events of it are one request: for 100 tables it takes seconds on SQLite.
             "WORKERS__EXECUTION_API_TIMEOUT": 60,
         }
+
+    def _database(self) -> dict[str, object]:
+        given = {"DATABASE__SQL_ALCHEMY_CONN": self.database_url}
+        if self.database_url.startswith("sqlite:"):
+            return given
+        # Airflow derives a URL for asyncpg; psycopg is there anyway, and does both.
+        return given | {"DATABASE__SQL_ALCHEMY_CONN_ASYNC": self.database_url}
 
 
 def _is_healthy(key: str, status: Mapping[str, Any], started: datetime) -> bool:

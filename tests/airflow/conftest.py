@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from pipedag_airflow.backend.metadata import GenerationState, ObjectKind, TaskState
 from pipedag_airflow.config import PipedagConfig
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from pipedag_airflow import ConfigContext
     from pipedag_airflow.backend.metadata import MetadataRepository, ObjectRecord, TaskRecord
+    from pipedag_airflow.testing.postgres import PostgresServer
 
 #: A password that is recognised wherever it is, and however it is escaped: by its first letters.
 CANARY = "c4n4ry7f3a9b/:@ %\"'x"
@@ -47,7 +50,7 @@ instances:
 class FlowAirflow(LocalAirflow):
     """A local Airflow whose flows keep their data in a folder next to its home."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_url: str) -> None:
         self.data = folder / "data"
         self.lineage = folder / "lineage.jsonl"
         self.data.mkdir()
@@ -75,7 +78,14 @@ class FlowAirflow(LocalAirflow):
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
         }
-        super().__init__(folder / "airflow", env=env)
+        super().__init__(folder / "airflow", env=env, database_url=database_url)
+
+    @contextmanager
+    def database(self) -> Iterator[sa.Connection]:
+        """Have a transaction in Airflow's own database."""
+        engine = sa.create_engine(self.database_url, poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            yield connection
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,8 @@ class FlowFolder:
         file = f"{self.name}/{dag_id}.py"
         now = datetime.now(UTC)
         (self.folder / f"{dag_id}.py").write_text(text)
-        self.client.wait_dag(dag_id, file=file, parsed_after=now)
+        dag = self.client.wait_dag(dag_id, file=file, parsed_after=now)
+        assert dag["fileloc"] == str(self.folder / f"{dag_id}.py"), f"{dag['fileloc']} has a DAG of the name {dag_id}"
         self.client.unpause(dag_id)
 
     def run(self, flow: str | None = None) -> FlowRun:
@@ -283,10 +294,12 @@ def _tables(rows: list[TaskRecord]) -> list[ObjectRecord]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlowAirflow]:
+def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[FlowAirflow]:
     """The one Airflow of the test session: put a flow file in `airflow.dags_folder`, under a name that no test has."""
-    with FlowAirflow(tmp_path_factory.mktemp("airflow")) as airflow:
-        yield airflow
+    with postgres.database() as url:
+        database_url = url.render_as_string(hide_password=False)
+        with FlowAirflow(tmp_path_factory.mktemp("airflow"), database_url) as airflow:
+            yield airflow
 
 
 @pytest.fixture(scope="module")

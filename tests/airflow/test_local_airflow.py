@@ -126,14 +126,14 @@ def test_a_dag_that_does_not_appear_is_named_with_those_that_did(airflow: FlowAi
 
 
 def test_marking_and_clearing(airflow: FlowAirflow) -> None:
-    write_dag(airflow, "marked", wiring="fail() >> work()")
-    airflow.client.wait_dag("marked")
-    run_id, _ = run_dag(airflow, "marked")
-    airflow.client.set_task_state("marked", run_id, "fail", "success")
-    assert airflow.client.clear("marked", run_id, ["work"]) == ["work"]
-    assert airflow.client.wait_run("marked", run_id)["state"] == "success"
-    airflow.client.set_run_state("marked", run_id, "failed")
-    assert airflow.client.run("marked", run_id)["state"] == "failed"
+    write_dag(airflow, "marked_by_hand", wiring="fail() >> work()")
+    airflow.client.wait_dag("marked_by_hand")
+    run_id, _ = run_dag(airflow, "marked_by_hand")
+    airflow.client.set_task_state("marked_by_hand", run_id, "fail", "success")
+    assert airflow.client.clear("marked_by_hand", run_id, ["work"]) == ["work"]
+    assert airflow.client.wait_run("marked_by_hand", run_id)["state"] == "success"
+    airflow.client.set_run_state("marked_by_hand", run_id, "failed")
+    assert airflow.client.run("marked_by_hand", run_id)["state"] == "failed"
 
 
 def test_stopping_with_a_task_in_its_middle_leaves_no_process(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import time
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from pipedag_airflow.testing.supervisor import send_signal
 
@@ -333,13 +332,12 @@ def test_a_run_whose_worker_was_killed_loses_its_stage_and_what_is_left_of_it_ch
 
 def forget_heartbeats(flow: Operated, run: str) -> None:
     """Let Airflow have heard nothing of the tasks of a run for an hour."""
-    with closing(sqlite3.connect(flow.folder.airflow.home / "airflow.db", timeout=60)) as connection, connection:
-        done = connection.execute(
-            "update task_instance set last_heartbeat_at = datetime('now', '-1 hour') "
-            "where run_id = ? and state = 'running'",
-            (run,),
-        )
-    assert done.rowcount == 1
+    forget = sa.text(
+        "update task_instance set last_heartbeat_at = last_heartbeat_at - interval '1 hour' "
+        "where run_id = :run and state = 'running'"
+    )
+    with flow.folder.airflow.database() as connection:
+        assert connection.execute(forget, {"run": run}).rowcount == 1
 
 
 def test_a_run_that_is_deleted_in_its_middle_gives_its_stage_to_the_next_one(operated: Callable[..., Operated]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 from conftest import CANARY
 
 from pipedag_airflow.backend.lock import Owner
@@ -162,11 +162,11 @@ def _run_after_waiting(folder: FlowFolder) -> Any:
 
 def _rows_of_airflow(airflow: FlowAirflow) -> Iterator[str]:
     """Give everything in Airflow's database: serialised DAGs, rendered fields, XCom, events."""
-    with closing(sqlite3.connect(f"file:{airflow.home}/airflow.db?mode=ro", uri=True)) as connection:
-        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+    with airflow.database() as connection:
+        names = sa.inspect(connection).get_table_names()
         assert {"serialized_dag", "rendered_task_instance_fields", "xcom", "log", "connection"} <= set(names)
         for name in names:
-            for row in connection.execute(f'select * from "{name}"'):
+            for row in connection.execute(sa.text(f'select * from "{name}"')):
                 yield " ".join(_text(value) for value in row)
 
 
@@ -181,4 +181,6 @@ def _rows_of_data(folder: FlowFolder) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode(errors="replace")
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
