@@ -139,7 +139,7 @@ class FlowFolder:
         now = datetime.now(UTC)
         (self.folder / f"{dag_id}.py").write_text(text)
         dag = self.client.wait_dag(dag_id, file=file, parsed_after=now)
-        assert dag["fileloc"] == str(self.folder / f"{dag_id}.py"), f"{dag['fileloc']} has a DAG of the name {dag_id}"
+        assert dag["relative_fileloc"] == file, f"{dag['relative_fileloc']} has a DAG of the name {dag_id}, too"
         self.client.unpause(dag_id)
 
     def run(self, flow: str | None = None) -> FlowRun:
