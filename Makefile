@@ -20,6 +20,7 @@ airflow: $(STAMP) ## run a local Airflow on the example flows, until Ctrl-C
 	@exec $(BIN)/python -m pipedag_airflow.cli airflow $(ARGS)
 
 test: $(STAMP) $(OLDEST_POSTGRES) ## run all tests, on all processors; what could not be run is listed at the end, with its reason
+	@.ci/packages
 	$(BIN)/python -m pytest --numprocesses=logical $(ARGS)
 
 torture: $(STAMP) ## publish, read and kill, and count what readers see that they must not: ARGS="--minutes 60"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from pipedag_airflow.cli import main
 from pipedag_airflow.cli.watch import RunReport
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FLOW = """
 import polars as pl
@@ -99,6 +99,30 @@ class TestDemo:
     def test_the_last_line_says_how_to_go_on(self, demo: SimpleNamespace) -> None:
         last = demo.out.strip().splitlines()[-1]
         assert f"-m pipedag_airflow.cli airflow --dags {demo.folder / 'dags'} --home {demo.home}" in last
+
+
+@pytest.mark.parametrize("told", ["Starting Airflow", "Airflow keeps running"])
+def test_ctrl_c_leaves_nothing_running(tmp_path: Path, told: str) -> None:
+    (tmp_path / "dags").mkdir()
+    command = [sys.executable, "-m", "pipedag_airflow.cli", "airflow", "--dags", "dags", "--home", "home"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert any(told in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "Interrupted. Nothing is left running." in rest
+    assert processes_below(tmp_path) == []
+
+
+def processes_below(folder: Path) -> list[int]:
+    """The processes at work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process.pid)
+    return found
 
 
 def test_a_folder_that_is_missing_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
