@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-import pipedag_airflow.testing  # noqa: F401 - its presence is what lets PIPEDAG_CRASH_POINT kill this process
+import pipedag_airflow.testing.crash_points  # noqa: F401 - its presence is what lets PIPEDAG_CRASH_POINT kill this process
 from pipedag_airflow import Blob, Flow, Stage, Table, materialize
 
 number = int(sys.argv[1])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-import pipedag_airflow.testing  # noqa: F401 - its presence is what lets PIPEDAG_CRASH_POINT kill this process
+import pipedag_airflow.testing.crash_points  # noqa: F401 - its presence is what lets PIPEDAG_CRASH_POINT kill this process
 from pipedag_airflow import PipedagConfig
 from pipedag_airflow.run.rollback import rollback
 

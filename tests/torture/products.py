@@ -71,7 +71,7 @@ _OURS = """
     where stage = 'numbers' and generation = live and name in ('one', 'two')
 """
 _OUR_MODULES = (
-    "pipedag_airflow.testing",  # its presence is what lets PIPEDAG_CRASH_POINT kill a process
+    "pipedag_airflow.testing.crash_points",  # its presence is what lets PIPEDAG_CRASH_POINT kill a process
     "pipedag_airflow.run.launch",
     "pipedag_airflow.backend.lock.database",
     "pipedag_airflow.backend.table.sql.dialects",

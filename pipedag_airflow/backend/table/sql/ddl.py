@@ -1,8 +1,8 @@
 """Each DDL verb as an SQLAlchemy element, compiled per dialect.
 
-All names go through the dialect's preparer. A dialect that says something differently registers its own compilation with
-``@compiles(Verb, "name")``. SQL as text stands here, in the other ``ddl_`` modules, and in the dialects, which ask their
-catalogs.
+All names go through the dialect's preparer. A dialect that says something differently registers its own compilation
+with ``@compiles(Verb, "name")``. SQL as text stands here, in the other ``ddl_`` modules, and in the dialects, which ask
+their catalogs.
 """
 
 from __future__ import annotations
