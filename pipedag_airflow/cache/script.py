@@ -30,7 +30,8 @@ class Piece(Enum):
 def split_script(sql: str, separator: str = ";") -> list[str]:
     """Split a script into its statements; empty ones, and ones of comments alone, are left out.
 
-    The body of a function between ``BEGIN ATOMIC`` and its ``END`` is not split.
+    The body of a function between ``BEGIN ATOMIC`` and its ``END`` is not split, nor is what stands in parentheses, such
+    as the commands of a rule.
 
     Args:
         sql: The script.
@@ -41,9 +42,10 @@ def split_script(sql: str, separator: str = ";") -> list[str]:
         ["SELECT ';'", 'SELECT 2']
     """
     between = rf"(?<!\w){re.escape(separator)}(?!\w)" if separator.isalnum() else re.escape(separator)
-    marks = re.compile(rf"(?P<separator>{between})|{_BODY}")
+    marks = re.compile(rf"(?P<separator>{between})|(?P<left>\()|(?P<right>\))|{_BODY}")
     statements, current, has_code = [], "", False
     depth = 0  # of what ends with END; counted within the body of a function only
+    parentheses = 0
     for text, piece in _pieces(sql):
         position = 0
         for mark in marks.finditer(text) if piece is Piece.CODE else ():
@@ -51,7 +53,11 @@ def split_script(sql: str, separator: str = ";") -> list[str]:
                 depth += 1
             elif mark["end"] and depth:
                 depth -= 1
-            elif mark["separator"] and not depth:
+            elif mark["left"]:
+                parentheses += 1
+            elif mark["right"]:
+                parentheses = max(0, parentheses - 1)
+            elif mark["separator"] and not depth and not parentheses:
                 current += text[position : mark.start()]
                 statements.append((current, has_code or bool(text[position : mark.start()].strip())))
                 current, has_code, position = "", False, mark.end()

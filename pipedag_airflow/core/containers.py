@@ -52,6 +52,8 @@ class Stored:
 def _checked_name(kind: str, name: Any) -> str | None:
     if name is not None and not isinstance(name, str):
         raise TypeError(f"The name of a {kind} is a string, not {type(name).__name__}: {name!r}")
+    if name is not None and not name.strip():
+        raise ValueError(f"The name of a {kind} is empty: {name!r}. Leave it out to have one made from the task's name.")
     return name
 
 
@@ -108,7 +110,7 @@ class Table(Stored, Generic[T]):
 
     Raises:
         TypeError: if an argument has the wrong form.
-        ValueError: if something is said of an external table that is its owner's to say.
+        ValueError: if the name is empty, or something is said of an external table that is its owner's to say.
 
     Example:
         >>> Table([1, 2], "numbers", primary_key="id")
@@ -233,6 +235,7 @@ class RawSql(Stored):
 
     Raises:
         TypeError: if the name or the separator has the wrong form.
+        ValueError: if the name is empty.
 
     Example:
         A stored script gives its tables by name::

@@ -55,6 +55,13 @@ SPLIT = {
         "select s.case, end_1 ; begin atomically; b",
         ["select s.case, end_1", "begin atomically", "b"],
     ),
+    "in parentheses": (
+        "CREATE RULE r AS ON INSERT TO t DO ALSO (a; b (1; 2)); c",
+        ["CREATE RULE r AS ON INSERT TO t DO ALSO (a; b (1; 2))", "c"],
+    ),
+    "a parenthesis that is no code": ("SELECT '(' /* ( */; SELECT 2", ["SELECT '(' /* ( */", "SELECT 2"]),
+    "a parenthesis that nothing opened": ("SELECT 1); SELECT (2); b", ["SELECT 1)", "SELECT (2)", "b"]),
+    "an end in parentheses": ("DO (SELECT case x end; end; b); c", ["DO (SELECT case x end; end; b)", "c"]),
     "semicolons of a list of strings": ("SELECT ['a;]']; SELECT 2", ["SELECT ['a;]']", "SELECT 2"]),
 }
 
@@ -86,7 +93,7 @@ def test_the_separator_is_the_users(separator, sql, statements):
 
 
 pieces = st.sampled_from(
-    ["SELECT 1", ";", " ", "\n", "'", "''", '"', "--", "/*", "*/", "$$", "$a$", "E'", "\\", "\\'", "clean", "__g", "1"]
+    ["SELECT 1", ";", " ", "\n", "(", ")", "'", "''", '"', "--", "/*", "*/", "$$", "$a$", "E'", "\\", "\\'", "clean", "__g", "1"]
 )
 scripts = st.lists(pieces, max_size=25).map("".join)
 

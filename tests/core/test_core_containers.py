@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipedag_airflow import Blob, RawSql, Table
+from pipedag_airflow import Blob, RawSql, Table, View
 
 
 @pytest.fixture
@@ -28,6 +28,13 @@ def test_a_container_keeps_its_object_and_name(kind):
 @pytest.mark.parametrize("name", [1, b"x", ["x"]])
 def test_a_name_is_a_string(kind, name):
     with pytest.raises(TypeError, match=r"The name of a .* is a string, not"):
+        kind(None, name)
+
+
+@pytest.mark.parametrize("kind", [Table, View, RawSql, Blob])
+@pytest.mark.parametrize("name", ["", "  ", "\t\n"])
+def test_a_name_is_not_empty(kind, name):
+    with pytest.raises(ValueError, match=r"The name of a .* is empty: .* Leave it out"):
         kind(None, name)
 
 

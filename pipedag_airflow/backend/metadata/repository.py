@@ -25,11 +25,14 @@ from pipedag_airflow.backend.metadata.tables import METADATA_VERSION, MetadataTa
 from pipedag_airflow.errors import ConfigError, StaleRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipedag_airflow.core.plan import Plan
 
 __all__ = ["MetadataRepository"]
+
+#: How many values a statement may have: PostgreSQL's protocol counts them in 16 bits.
+_MOST_VALUES = 65_535
 
 
 @attrs.frozen
@@ -321,11 +324,15 @@ class MetadataRepository:
                 for (stage, generation), nodes in _nodes_by_generation(records).items()
             ]
             self.connection.execute(sa.delete(table).where(sa.or_(*owned)))
-        self.connection.execute(sa.insert(task).values([row_of_task(record) for record in records]))
+        self._insert(task, [row_of_task(record) for record in records])
         owners = [record for record in records if record.twin is None]
-        objects = [row_of_object(stored_object) for record in owners for stored_object in record.objects]
-        if objects:
-            self.connection.execute(sa.insert(stored).values(objects))
+        self._insert(stored, [row_of_object(stored_object) for record in owners for stored_object in record.objects])
+
+    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows in one statement, or in as few as the database takes."""
+        size = _MOST_VALUES // len(table.c)
+        for start in range(0, len(rows), size):
+            self.connection.execute(sa.insert(table).values(rows[start : start + size]))
 
     def task_states(self, stage: str, generation: int) -> dict[str, TaskState]:
         """Return the states of the nodes of a generation that have a row."""

@@ -204,6 +204,27 @@ def test_tasks_are_written_in_a_number_of_statements_that_does_not_grow(metadata
     assert counts[0] == counts[1] <= 4
 
 
+def test_tasks_of_any_number_are_written_on_postgresql(postgres_url: sa.URL) -> None:
+    """Its protocol counts the values of a statement in 16 bits: 4,000 tasks in one statement would be too many."""
+    number = 4_000
+    pairs = [(stored(f"a{n}", f"s.t{n}"), stored(f"b{n}", f"s.t{n}")) for n in range(number)]
+    records = [task(f"s.t{n}", objects=pair) for n, pair in enumerate(pairs)]
+    store = SQLTableStore(postgres_url.render_as_string(hide_password=False))
+    try:
+        with store.transaction() as transaction:
+            metadata = transaction.metadata
+            metadata.open_generation("s", "r", "h")
+            for _ in range(2):  # the second time replaces what the first one wrote
+                metadata.write_tasks(records)
+            counts = [
+                metadata.connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+                for table in (metadata.tables.task, metadata.tables.object)
+            ]
+    finally:
+        store.dispose()
+    assert counts == [number, 2 * number]
+
+
 def test_nothing_is_asked_about_nothing(metadata: MetadataRepository) -> None:
     with statements(metadata.connection) as seen:
         assert metadata.read_tasks([]) == []
