@@ -86,7 +86,7 @@ def resolve_arguments(task: Task, snapshot: Snapshot) -> dict[str, Any]:
             return value.pick(value_of(value.task)) if given is None else given[0]
         return value
 
-    return {name: deep_map(value, resolve) for name, value in task.bound.arguments.items()}
+    return {name: deep_map(value, resolve) for name, value in snapshot.session.arguments[task.id].items()}
 
 
 def reads_open(task: Task, snapshot: Snapshot) -> tuple[tuple[str, int], ...]:

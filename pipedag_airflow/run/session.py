@@ -13,12 +13,13 @@ from pipedag_airflow.cache.decision import Decision, Reason
 from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.selector import Selection, everything
 from pipedag_airflow.core.stage import current_schemas
+from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.run.overrides import Overrides
 from pipedag_airflow.run.policy import CachePolicy
 from pipedag_airflow.run.watching import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pipedag_airflow.backend.blob import BlobStore
     from pipedag_airflow.backend.lock import Lease, LockManager, Owner
@@ -60,6 +61,12 @@ class RunSession:
     selection: Selection = attrs.field(default=attrs.Factory(_whole_flow, takes_self=True))
     overrides: Overrides = attrs.field(factory=Overrides)
     watcher: Watcher = attrs.field(factory=Watcher)
+    #: The arguments of each task as they were when the run started, by its id and the name of the parameter.
+    arguments: Mapping[str, Mapping[str, Any]] = attrs.field(init=False)
+
+    @arguments.default
+    def _frozen_arguments(self) -> Mapping[str, Mapping[str, Any]]:
+        return {node: deep_map(dict(task.bound.arguments), lambda leaf: leaf) for node, task in self.flow.tasks.items()}
 
     @property
     def run_id(self) -> str:

@@ -73,6 +73,28 @@ def test_1_1_11_and_10_4_a_list_that_is_changed_after_wiring_is_seen_by_the_run_
     assert result.get(added) == 10
 
 
+def test_1_1_11_and_10_38_a_list_that_is_changed_while_the_run_goes_on_stays_for_it_as_it_was_when_it_started(
+    project: Project,
+) -> None:
+    columns, inner = ["a"], {"deep": [["a"]]}
+
+    @materialize
+    def change() -> None:
+        columns.append("b")
+        inner["deep"][0].append("b")
+
+    @materialize
+    def see(columns: list[str], inner: dict[str, Any]) -> list[Any]:
+        return [columns, inner]
+
+    with Flow() as flow, Stage("one"):
+        change()
+        seen = see(columns, inner)
+
+    assert project.run(flow).get(seen) == [["a"], {"deep": [["a"]]}]
+    assert project.run(flow).get(seen) == [["a", "b"], {"deep": [["a", "b"]]}]
+
+
 def test_1_2_1_a_sequential_run_goes_in_the_order_of_wiring(project: Project) -> None:
     def noted(name: str) -> Any:
         return materialize(name=name)(lambda: project.call(name))
