@@ -144,7 +144,16 @@ class LazyBlobError(UnsupportedValueError, NotImplementedError):
 
 
 class AutoVersionError(PipedagError, RuntimeError):
-    """The code of a task with AUTO_VERSION uses something whose changes cannot be seen."""
+    """The code of a task with AUTO_VERSION uses something whose changes cannot be seen.
+
+    Args:
+        message: The whole message.
+        reason: What the code uses.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class CacheError(PipedagError):

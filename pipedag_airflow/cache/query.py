@@ -1,35 +1,52 @@
-"""The text of a query as its identity: the same in every generation, literals as they are."""
+"""The text of a query: the same in every generation, literals as they are."""
 
 from __future__ import annotations
 
 import copy
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
 from pipedag_airflow.backend.table.sql.literals import printable
-from pipedag_airflow.cache.script import script_text
+from pipedag_airflow.cache.script import without_generations
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-__all__ = ["executed_text", "query_text"]
+__all__ = ["executed_text", "query_identity", "query_text"]
 
 
 def query_text(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[str, str] | None = None) -> str:
-    """Return a query as text in which stored tables stand under their logical names.
+    """Return a query as text for people, in which stored tables stand under their logical names.
 
     The schema of a table's generation changes whenever the table is made anew, and its physical name may be an older
-    one; neither is part of what the query says. What the tables hold is part of the task's identity, not of the text.
+    one; neither is part of what the query says.
 
     Args:
         query: A selectable or a text; a bare table or alias stands for all of its rows.
         dialect: The dialect of the database.
         schemas: For each stage the schema that its readers see: generations that the user wrote into the query by hand
-            stand under the names of their stages, too. See :func:`script_text`.
+            stand under the names of their stages, too. See :func:`without_generations`.
     """
-    logical = _logical_dialect(dialect)
-    return script_text(executed_text(query, logical), schemas or {})
+    return without_generations(executed_text(query, _logical_dialect(dialect, named=True)), schemas or {})
+
+
+def query_identity(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[str, str] | None = None) -> str:
+    """Return what a query is compared by: its text, in which no name of a stored table counts.
+
+    These stand under their stages and identities, so that a table that is merely renamed changes nothing, and two that
+    change places do. The arguments are those of :func:`query_text`.
+    """
+    compiled: Any = _compiled(query, _logical_dialect(dialect, named=False))
+    text = without_generations(str(compiled), schemas or {})
+    # A text within the query may call a table by its name: then the name counts.
+    called = [f"{mark} {name}" for name, mark in compiled.aliases.items() if _says(text, name)]
+    return "\n".join([text, *called])
+
+
+def _says(text: str, name: str) -> bool:
+    own_words = re.sub(r"\{[^{}]*\}", "{}", text)
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", own_words, re.IGNORECASE) is not None
 
 
 def executed_text(query: sa.sql.ClauseElement, dialect: sa.Dialect) -> str:
@@ -39,25 +56,37 @@ def executed_text(query: sa.sql.ClauseElement, dialect: sa.Dialect) -> str:
         query: A selectable or a text; a bare table or alias stands for all of its rows.
         dialect: The dialect of the database.
     """
-    return str(printable(as_query(query)).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    return str(_compiled(query, dialect))
 
 
-@lru_cache(maxsize=8)
-def _logical_dialect(dialect: sa.Dialect) -> sa.Dialect:
+def _compiled(query: sa.sql.ClauseElement, dialect: sa.Dialect) -> sa.Compiled:
+    return printable(as_query(query)).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+
+
+@lru_cache(maxsize=16)
+def _logical_dialect(dialect: sa.Dialect, *, named: bool) -> sa.Dialect:
+    """Return a dialect whose compiler writes stored tables by their logical names, or by what identifies them."""
     logical = copy.copy(dialect)
     base: Any = dialect.statement_compiler
 
     class LogicalCompiler(base):  # type: ignore[misc]  # the base is the dialect's, known only at run time
-        """Renders tables that a task received by stage and name."""
+        """Renders tables that a task received by what they are, not by where they are stored."""
+
+        #: How the aliases are called that were given to tables for the task, by their names.
+        aliases: dict[str, str]
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.aliases = {}
+            super().__init__(*args, **kwargs)
 
         def visit_table(self, table: Any, *args: Any, **kwargs: Any) -> Any:
             rendered = super().visit_table(table, *args, **kwargs)
-            return (rendered and _place(table)) or rendered  # nothing is rendered outside of FROM
+            return (rendered and _place(table, named)) or rendered  # nothing is rendered outside of FROM
 
         def visit_column(self, column: Any, *args: Any, **kwargs: Any) -> Any:
             # SQLAlchemy renames an alias that is called like a table beside it; our tables are not called like that.
             kwargs["ambiguous_table_name_map"] = None
-            place = _place(column.table) if kwargs.get("include_table", True) else None
+            place = _place(column.table, named) if kwargs.get("include_table", True) else None
             if place is None:
                 return super().visit_column(column, *args, **kwargs)
             return f"{place}.{super().visit_column(column, *args, **kwargs | {'include_table': False})}"
@@ -66,16 +95,21 @@ def _logical_dialect(dialect: sa.Dialect) -> sa.Dialect:
             # An alias without a name is called after the physical table; its number tells it apart as well.
             if ident_class != "alias":
                 return super()._truncated_identifier(ident_class, name)
-            return self.truncated_names.setdefault((ident_class, name), f"{{{len(self.truncated_names)}}}")
+            given = isinstance(name, sa.sql.elements.conv)
+            if given and named:
+                return str(name)
+            mark = self.truncated_names.setdefault((ident_class, name), f"{{{len(self.truncated_names)}}}")
+            if given:
+                self.aliases[str(name)] = mark
+            return mark
 
     logical.statement_compiler = LogicalCompiler
     return logical
 
 
-def _place(table: Any) -> str | None:
-    """Return the logical name of a stored table; None for all others."""
-    place = getattr(table, "info", {}).get("pipedag")
-    if place is None:
+def _place(table: Any, named: bool) -> str | None:
+    """Return a stored table by its stage and name or identity; None for all others."""
+    location = getattr(table, "info", {}).get("pipedag")
+    if location is None:
         return None
-    stage, name = place
-    return f"{{{stage}}}.{{{name}}}"
+    return f"{{{location.stage}}}.{{{location.name if named or location.key is None else location.key}}}"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["script_text", "split_script"]
+__all__ = ["script_text", "split_script", "without_generations"]
 
 
 class Piece(Enum):
@@ -30,8 +31,8 @@ class Piece(Enum):
 def split_script(sql: str, separator: str = ";") -> list[str]:
     """Split a script into its statements; empty ones, and ones of comments alone, are left out.
 
-    The body of a function between ``BEGIN ATOMIC`` and its ``END`` is not split, nor is what stands in parentheses, such
-    as the commands of a rule.
+    The body of a function between ``BEGIN ATOMIC`` and its ``END`` is not split, nor is what stands in parentheses,
+    such as the commands of a rule.
 
     Args:
         sql: The script.
@@ -88,15 +89,46 @@ def script_text(sql: str, schemas: dict[str, str], shown: Mapping[str, str] | No
     patterns = {Piece.CODE: anywhere, Piece.NAME: anywhere, Piece.STRING: _schema_pattern(schemas, "", r'(?="?\.)')}
 
     def logical(match: re.Match[str]) -> str:
-        stage = next(name for name in match.groups() if name is not None)
-        return f"{{{stage}}}" if shown is None else shown[stage]
+        return _in_braces(match) if shown is None else shown[_stage_in(match)]
 
     pieces = _pieces(sql)
     return "".join(patterns[piece].sub(logical, text) if piece in patterns else text for text, piece in pieces)
 
 
-def _schema_pattern(schemas: dict[str, str], optional: str, follows: str) -> re.Pattern[str]:
-    return re.compile("|".join(rf"(?<!\w){form}{follows}" for form in _schema_forms(schemas, optional)))
+def without_generations(sql: str, schemas: dict[str, str]) -> str:
+    """Return a query in which the schemas of stages and of their generations stand under the names of the stages.
+
+    They are only where a name of something within them follows: a string, or a column that is called like one, is data.
+
+    Args:
+        sql: The query.
+        schemas: As for :func:`script_text`.
+    """
+    if not schemas:
+        return sql
+    in_code = _schema_pattern(schemas, "?", r"(?=\.)")
+    in_quotes = _schema_pattern(schemas, "?", '(?="$)', before='(?<=^")')
+    pieces = [*_pieces(sql), ("", Piece.CODE)]
+    found = []
+    for (text, piece), (following, _) in pairwise(pieces):
+        if piece is Piece.CODE:
+            text = in_code.sub(_in_braces, text)
+        elif piece is Piece.NAME and following.startswith("."):
+            text = in_quotes.sub(_in_braces, text)
+        found.append(text)
+    return "".join(found)
+
+
+def _stage_in(match: re.Match[str]) -> str:
+    return next(name for name in match.groups() if name is not None)
+
+
+def _in_braces(match: re.Match[str]) -> str:
+    return f"{{{_stage_in(match)}}}"
+
+
+def _schema_pattern(schemas: dict[str, str], optional: str, follows: str, before: str = r"(?<!\w)") -> re.Pattern[str]:
+    return re.compile("|".join(f"{before}{form}{follows}" for form in _schema_forms(schemas, optional)))
 
 
 def _schema_forms(schemas: dict[str, str], optional: str) -> Iterator[str]:

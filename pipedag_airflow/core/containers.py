@@ -53,7 +53,7 @@ def _checked_name(kind: str, name: Any) -> str | None:
     if name is not None and not isinstance(name, str):
         raise TypeError(f"The name of a {kind} is a string, not {type(name).__name__}: {name!r}")
     if name is not None and not name.strip():
-        raise ValueError(f"The name of a {kind} is empty: {name!r}. Leave it out to have one made from the task's name.")
+        raise ValueError(f"The name of a {kind} is empty: {name!r}. Leave it out, and it is made from the task's name.")
     return name
 
 

@@ -122,16 +122,16 @@ def decide(
     Returns:
         The decision, None if the queries of a lazy task are to decide; and the row whose result is valid.
     """
-    forced = session.why_forced(task)
-    if forced is not None:
-        made = None if task.unbound.lazy else _made_in_this_generation(identity, snapshot)
+    anew = session.why_forced(task)
+    if task.unbound.lazy:
+        return anew, None
+    if anew is None and task.unbound.version is None:
+        anew = Decision(False, Reason.NO_VERSION)
+    if anew is not None:
+        made = _made_in_this_generation(identity, snapshot)
         if made is not None:
             return Decision(True, Reason.SAME_CALL, f"the same call as {made.node}"), made
-        return forced, None
-    if task.unbound.lazy:
-        return None, None
-    if task.unbound.version is None:
-        return Decision(False, Reason.NO_VERSION), None
+        return anew, None
     lost = None
     for row in snapshot.candidates.of_call(identity.memo_key):
         problem = _why_unusable(row, snapshot)
@@ -198,9 +198,16 @@ def why_query_runs(task: Task, output: Output, identity: Identity, snapshot: Sna
     if difference.reason is not Reason.FIRST_RUN:
         return difference
     same_name = next((stored for stored in before.objects if stored.name == output.name), None)
-    present = without_secrets(output.compared)
-    if same_name is not None and (same_name.query or same_name.facts.get("content")) == present:
+    if same_name is not None and same_name.cache_key == output.cache_key:
         return Decision(False, Reason.TABLE_MISSING, output.name)
+    present = without_secrets(output.query or output.content or "")
+    if same_name is not None and (same_name.query or same_name.facts.get("content")) == present:
+        return Decision(
+            False,
+            Reason.QUERY_CHANGED,
+            f"the query or data of {output.name!r} read as before, but its keys, indexes, types or materialization "
+            "details do not, or the tables that it is made from are others",
+        )
     if output.query is None:
         return Decision(False, Reason.CONTENT_CHANGED, f"the data of {output.name!r} are not those that are stored")
     then = "none" if same_name is None else f"\n{same_name.query}\n"

@@ -60,7 +60,7 @@ def check_unselected_inputs(session: RunSession, nodes: Iterable[str], snapshot:
         raise CacheError(
             f"What this run does not select is read as it is published, but nothing is published of {read}. Select it, "
             f"too, or first run {', '.join(f'stage:{stage}' for stage in stages)}. (What was published with other "
-            "arguments than the flow has now does not count.)"
+            "arguments than the flow has now, or by another function of the name, does not count.)"
         )
 
 

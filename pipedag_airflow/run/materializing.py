@@ -91,8 +91,7 @@ class Materializer:
         output.container.locate(self.task.stage.name, self.snapshot.generation.number, output.cache_key)
         check_names(self.task, [*before, output])
         output.stored = self._found(output) or self._store(output)
-        location = location_of(output.stored[0])
-        reference = self.session.store.table_reference(location).alias(location.name)
+        reference = self.session.store.named_reference(location_of(output.stored[0]))
         self._references[id(table)] = table, reference
         self.known[id(table)] = self.known[id(reference)] = output
         return reference

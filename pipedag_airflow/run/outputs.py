@@ -12,7 +12,7 @@ import attrs
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.frames.content import content_hash
-from pipedag_airflow.cache.query import query_text
+from pipedag_airflow.cache.query import query_identity, query_text
 from pipedag_airflow.cache.script import script_text, split_script
 from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
 from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Stored, Table, View
@@ -47,7 +47,8 @@ class Output:
     Args:
         container: The table, script or blob; its name is final.
         cache_key: Its identity by provenance.
-        query: The text that identifies a query or script; None for data.
+        query: The text of a query or script, for people; None for data.
+        identity: What stands for that text when it is compared.
         content: The hash of a lazy task's data, if they could be hashed.
         stored: What was stored of it while the function ran; empty if it is to be stored with the result.
     """
@@ -55,13 +56,14 @@ class Output:
     container: Table[Any] | RawSql | Blob[Any]
     cache_key: str
     query: str | None
+    identity: str | None = None
     content: str | None = None
     stored: list[ObjectRecord] = attrs.field(factory=list)
 
     @property
     def compared(self) -> str | None:
         """What a lazy output is compared by; None if it is new in every run."""
-        return self.query if self.query is not None else self.content
+        return self.identity if self.identity is not None else self.content
 
     @property
     def name(self) -> str:
@@ -231,15 +233,15 @@ def new_output(
         )
     container = copy.copy(container)  # the user's object stays as it is
     container.name = generated_name(container.name, task.name, f"{task_hash}_{number:04d}")
-    query = _query(session, container)
+    query, identity = _query(session, container)
     if not task.unbound.lazy:
         return Output(container, fingerprint(task_hash, place), query)
     # A lazy table is identified by its query or by its data; what cannot be compared is new in every run.
     content = _content(task, container) if query is None and isinstance(container, Table) else None
-    output = Output(container, "", query, content)
+    output = Output(container, "", query, identity, content)
     compared = output.compared or random_fingerprint()
     earlier = (other.cache_key for other in before)
-    output.cache_key = fingerprint(task_hash, place, compared, _keys(container), *earlier)
+    output.cache_key = fingerprint(task_hash, place, compared, _keys(task, container), *earlier)
     return output
 
 
@@ -258,22 +260,26 @@ def _content(task: Task, table: Table[Any]) -> str | None:
         return None
 
 
-def _query(session: RunSession, container: Stored) -> str | None:
+def _query(session: RunSession, container: Stored) -> tuple[str | None, str | None]:
+    """Return the text of a query or script, and what it is compared by."""
     schemas = session.store.generation_stems(session.plan.stage_by_name)
     if isinstance(container, RawSql):
-        return script_text(str(container.sql), schemas)
+        text = script_text(str(container.sql), schemas)
+        return text, text
     if isinstance(container, Table) and session.store.is_query(container.obj):
         assert container.obj is not None
-        return query_text(container.obj, session.store.engine.dialect, schemas)
-    return None
+        dialect = session.store.engine.dialect
+        return query_text(container.obj, dialect, schemas), query_identity(container.obj, dialect, schemas)
+    return None, None
 
 
-def _keys(container: Stored) -> str:
+def _keys(task: Task, container: Stored) -> str:
     if not isinstance(container, Table):
         return ""
     nullability = container.nullable, container.non_nullable
     types = sorted(map(repr, (container.type_map or {}).items()))
-    return repr((isinstance(container, View), container.primary_key, container.indexes, types, nullability))
+    label = container.materialization_details or task.stage.materialization_details
+    return repr((isinstance(container, View), container.primary_key, container.indexes, types, nullability, label))
 
 
 def check_names(task: Task, outputs: Iterable[Output]) -> None:

@@ -14,6 +14,7 @@ from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.selector import Selection, everything
 from pipedag_airflow.core.stage import current_schemas
 from pipedag_airflow.core.values import deep_map
+from pipedag_airflow.run.identity_names import identity_names
 from pipedag_airflow.run.overrides import Overrides
 from pipedag_airflow.run.policy import CachePolicy
 from pipedag_airflow.run.watching import Watcher
@@ -115,20 +116,8 @@ class RunSession:
 
     @cached_property
     def identity_names(self) -> dict[str, str]:
-        """The name under which each node's results are looked up.
-
-        It is the name of the task, made distinct where different functions of a stage share one, so that neither ever
-        gets the other's result.
-        """
-        functions: dict[tuple[str, str], list[Any]] = {}
-        names = {}
-        for node_id, task in self.flow.tasks.items():
-            known = functions.setdefault((task.stage.name, task.name), [])
-            if task.unbound not in known:
-                known.append(task.unbound)
-            index = known.index(task.unbound)
-            names[node_id] = task.name if index == 0 else f"{task.name}#{index + 1}"
-        return names
+        """The name under which each node's results are looked up."""
+        return identity_names(self.flow)
 
     @cached_property
     def classes(self) -> Classes:

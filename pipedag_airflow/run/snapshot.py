@@ -181,15 +181,15 @@ class Snapshot:
         """Return the row whose output the stage's tasks read, None while there is none."""
         planned = self.session.plan.node_by_id[node]
         number = self.visible_generation(node)
+        place = planned.stage, number, planned.position, self.session.identity_names[node]
+
+        def is_there(row: TaskRecord) -> bool:
+            return row.state.has_output and (row.stage, row.generation, row.position, row.name) == place
+
         row = self.rows.get((planned.stage, number, node)) if number is not None else None
-        if row is not None and row.state.has_output and row.position == planned.position:
+        if row is not None and is_there(row):
             return row
-        same_place = (
-            other
-            for other in self.rows.values()
-            if (other.stage, other.generation, other.position) == (planned.stage, number, planned.position)
-        )
-        return next((other for other in same_place if other.state.has_output), None)
+        return next(filter(is_there, self.rows.values()), None)
 
     def value(self, row: TaskRecord) -> Any:
         """Return the stored result of a task, with descriptors.
@@ -238,7 +238,8 @@ def _key(stored: ObjectRecord) -> tuple[str, int, ObjectKind, str]:
 def location_of(stored: ObjectRecord) -> TableLocation:
     """Return where a stored table is, with its columns."""
     columns = tuple(Column(*column) for column in stored.facts["columns"])
-    return TableLocation(stored.stage, stored.name, str(stored.container), str(stored.location), columns)
+    place = str(stored.container), str(stored.location)
+    return TableLocation(stored.stage, stored.name, *place, columns, key=stored.cache_key)
 
 
 def snapshot_ahead(session: RunSession, transaction: SQLTransaction, stage: str, nodes: tuple[str, ...]) -> Snapshot:

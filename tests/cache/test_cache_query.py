@@ -1,4 +1,4 @@
-"""Rule 3.5: the text of a query is the same in every generation, and its literals are as they are."""
+"""Rule 3.5: a query is the same in every generation and under any name of its tables; its literals are as they are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import duckdb_sqlalchemy
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.elements import conv
 
-from pipedag_airflow.cache.query import query_text
+from pipedag_airflow.backend.table.sql.facts import TableLocation
+from pipedag_airflow.cache.query import query_identity, query_text
 
 SCHEMAS = {"clean": "clean", "raw": "raw"}
 
@@ -17,10 +19,17 @@ def dialect(request):
     return request.param()
 
 
-def table(schema="clean__g3", physical="flights", *, name="flights", stage="clean"):
-    """Return a stored table as a task gets it: of a physical place, and with a logical one."""
+def table(schema="clean__g3", physical="flights", *, name="flights", stage="clean", key="key"):
+    """Return a stored table: of a physical place, and with a logical one."""
     columns = [sa.Column(column, sa.Integer) for column in ("id", "day")]
-    return sa.Table(physical, sa.MetaData(), *columns, schema=schema, info={"pipedag": (stage, name)})
+    location = TableLocation(stage, name, schema, physical, (), key=key)
+    return sa.Table(physical, sa.MetaData(), *columns, schema=schema, info={"pipedag": location})
+
+
+def given(*places, alias=None, **place):
+    """Return a stored table as a task gets it."""
+    made = table(*places, **place)
+    return made.alias(conv(alias or place.get("name", "flights")))
 
 
 QUERIES = {
@@ -64,16 +73,79 @@ def test_a_query_has_one_text_wherever_its_tables_are_stored(dialect, query, els
     assert "__g" not in text
 
 
+@pytest.mark.filterwarnings("ignore:SELECT statement has a cartesian product")
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+@pytest.mark.parametrize("made", [table, given])
+def test_a_query_is_the_same_wherever_its_tables_are_stored_and_whatever_they_are_called(dialect, query, made):
+    identity = query_identity(query(made()), dialect, SCHEMAS)
+    # There the user's own alias is called like the task's table: the query says the name.
+    says_the_name = made is given and query is QUERIES["exists beside an alias of the name"]
+    name = "flights" if says_the_name else "planes"
+    for place in [("clean__g4", "flights"), ("clean__g11", "older_name"), ("clean", "a")]:
+        assert query_identity(query(made(*place, name=name)), dialect, SCHEMAS) == identity
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+@pytest.mark.parametrize("made", [table, given])
+@pytest.mark.parametrize("other", [{"key": "another"}, {"stage": "raw"}])
+def test_a_query_of_another_table_is_another_one(dialect, query, made, other):
+    assert query_identity(query(made(**other)), dialect) != query_identity(query(made()), dialect)
+
+
+@pytest.mark.parametrize("text", [query_text, query_identity])
+def test_a_table_of_somebody_elses_counts_by_its_name(dialect, text):
+    one, other = (text(given(stage="crm", name=name, key=None), dialect) for name in ("customers", "orders"))
+    assert one != other
+
+
+def test_two_tables_that_change_places_are_another_query(dialect):
+    def identity(left, right):
+        joined = left.join(right, left.c.id == right.c.id)
+        return query_identity(sa.select(left.c.id, right.c.day).select_from(joined), dialect)
+
+    def tables(*names):
+        return [given(name=name, key=key) for name, key in zip(names, ("one", "two"), strict=True)]
+
+    one, two = tables("a", "b")
+    assert identity(one, two) != identity(two, one)
+    assert identity(one, two) == identity(*tables("b", "a")), "the tables exchange their names only"
+
+
+def test_a_table_that_a_task_gets_twice_is_told_apart_from_itself(dialect):
+    one, two = given(), given(alias="flights_1")
+    joined = one.join(two, one.c.id == two.c.id)
+
+    def identity(left, right):
+        return query_identity(sa.select(left.c.id, right.c.day).select_from(joined), dialect)
+
+    assert len({identity(one, one), identity(one, two), identity(two, one), identity(two, two)}) == 4
+
+
+@pytest.mark.parametrize("text", ["flights.day > 1", '"flights".day > 1', "FLIGHTS.day > 1"])
+def test_a_name_that_a_text_within_a_query_says_counts(dialect, text):
+    def identity(name):
+        made = given(name=name)
+        return query_identity(sa.select(made.c.id).where(sa.text(text)), dialect)
+
+    assert identity("flights") != identity("planes")
+    assert identity("planes") == identity("trains")
+
+
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 @pytest.mark.parametrize("other", [{"name": "planes"}, {"stage": "raw"}])
 def test_another_stage_or_name_is_another_text(dialect, query, other):
     assert query_text(query(table(**other)), dialect) != query_text(query(table()), dialect)
 
 
-def test_different_queries_have_different_texts(dialect):
+@pytest.mark.parametrize("text", [query_text, query_identity])
+def test_different_queries_have_different_texts(dialect, text):
     said_otherwise = {"the table", "its alias", "an alias of an alias"}
     queries = [query(table()) for name, query in QUERIES.items() if name not in said_otherwise]
-    assert len({query_text(query, dialect) for query in queries}) == len(queries)
+    assert len({text(query, dialect) for query in queries}) == len(queries)
+
+
+def test_people_read_the_names_of_tables(dialect):
+    assert query_text(sa.select(given().c.id), dialect) == "SELECT flights.id \nFROM {clean}.{flights} AS flights"
 
 
 @pytest.mark.parametrize("made", [lambda t: t, lambda t: t.alias("flights"), lambda t: sa.select(t).subquery("sub")])
@@ -104,14 +176,13 @@ def test_aliases_without_a_name_are_not_taken_for_named_ones(dialect):
 
 @pytest.mark.parametrize(
     "literals",
-    [("x", "X"), ("it's", "its"), ('"a"', "a"), ("100%", "100"), ("%%", "%"), ("[a]", "a"), ("a__g1", "a__g2")],
+    [("x", "X"), ("it's", "its"), ('"a"', "a"), ("100%", "100"), ("%%", "%"), ("[a]", "a"), ("a__g1.x", "a__g2.x")],
 )
 @pytest.mark.parametrize("schemas", [None, SCHEMAS | {"a": "a"}])
-def test_literals_count_as_they_are(dialect, literals, schemas):
-    def text(literal):
-        return query_text(sa.select(table().c.id).where(sa.literal(literal) == "x"), dialect, schemas)
-
-    assert text(literals[0]) != text(literals[1])
+@pytest.mark.parametrize("text", [query_text, query_identity])
+def test_literals_count_as_they_are(dialect, literals, schemas, text):
+    one, other = (sa.select(table().c.id).where(sa.literal(literal) == "x") for literal in literals)
+    assert text(one, dialect, schemas) != text(other, dialect, schemas)
 
 
 @pytest.mark.parametrize("values", [(1, 2), (1, "1"), (1.5, 1.25), (True, False), (None, 0)])

@@ -34,7 +34,7 @@ def test_a_name_is_a_string(kind, name):
 @pytest.mark.parametrize("kind", [Table, View, RawSql, Blob])
 @pytest.mark.parametrize("name", ["", "  ", "\t\n"])
 def test_a_name_is_not_empty(kind, name):
-    with pytest.raises(ValueError, match=r"The name of a .* is empty: .* Leave it out"):
+    with pytest.raises(ValueError, match=r"The name of a .* is empty: .* Leave it out, and"):
         kind(None, name)
 
 

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
+from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, View, materialize
+from pipedag_airflow.errors import CacheError, DuplicateNameError
 from pipedag_airflow.run.result import FinalTaskState
 
 if TYPE_CHECKING:
@@ -185,6 +186,66 @@ def test_a_renamed_lazy_table_is_not_made_again_and_its_consumers_stay_valid(pro
     assert project.executed(flow_with("after")) == []
 
 
+@pytest.mark.databases("duckdb", "postgres")
+def test_a_renamed_lazy_table_leaves_the_lazy_tasks_that_read_it_valid_and_what_comes_after_them(
+    project: Project,
+) -> None:
+    def flow_with(name: str) -> Flow:
+        @materialize(lazy=True)
+        def source() -> Table[Any]:
+            return Table(sa.text("select 1 as x"), name)
+
+        @materialize(lazy=True, input_type=sa.Table)
+        def reader(table: Any) -> list[Table[Any]]:
+            step = Table(sa.select(table.c.x, sa.literal(2).label("y")), f"{name}_step").materialize()
+            other = table.alias()
+            return [Table(sa.select(step.c.y, other.c.x).where(other.c.x == table.c.x), "read"), View(table, "view")]
+
+        @materialize(version="1", input_type=pl.DataFrame)
+        def last(tables: list[pl.DataFrame]) -> int:
+            project.call("last")
+            return sum(table.height for table in tables)
+
+        with Flow("rename") as flow:
+            with Stage("one"):
+                made = source()
+            with Stage("two"):
+                last(reader(made))
+        return flow
+
+    assert project.executed(flow_with("before")) == ["last"]
+    result = project.run(flow_with("after"))
+
+    assert project.called == []
+    assert {state.name for state in result.task_states.values()} == {"CACHE_VALID"}
+    assert project.tables(result) == {"one": {"after": 1}, "two": {"after_step": 1, "read": 1, "view": 1}}
+    assert project.query("select * from two.read") == [(2, 1)]
+    assert project.query("select * from two.view") == [(1,)]
+    assert project.executed(flow_with("after")) == []
+
+
+def test_tables_that_change_places_in_a_query_make_it_run(project: Project) -> None:
+    def flow_with(names: tuple[str, str], swapped: bool) -> Flow:
+        @materialize(lazy=True)
+        def number(value: int, name: str) -> Table[Any]:
+            return Table(sa.select(sa.literal(value).label("x")), name)
+
+        @materialize(lazy=True, input_type=sa.Table)
+        def minus(left: Any, right: Any) -> Table[Any]:
+            if swapped:
+                left, right = right, left
+            return Table(sa.select((left.c.x - right.c.x).label("x")), "difference")
+
+        with Flow("swap") as flow, Stage("one"):
+            minus(number(5, names[0]), number(3, names[1]))
+        return flow
+
+    project.run(flow_with(("a", "b"), swapped=False))
+    for names, swapped, difference in [(("a", "b"), True, -2), (("a", "b"), False, 2), (("a", "b"), True, -2)]:
+        project.run(flow_with(names, swapped))
+        assert project.query("select x from one.difference") == [(difference,)]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -200,6 +261,34 @@ def test_a_query_is_compared_to_the_letter(project: Project, before: str, after:
             return Table(sa.text(sql), "query")
 
         with Flow("letters") as flow, Stage("one"):
+            query()
+        return flow
+
+    first = project.generations(project.run(flow_with(before)))
+    assert project.generations(project.run(flow_with(before))) == first
+    assert project.generations(project.run(flow_with(after))) != first
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "after"),
+    [
+        ("raw", "select 'raw__g2.x' as x", "select 'raw__g3.x' as x"),
+        ("raw", "select $$raw__g2.x$$ as x", "select $$raw__g3.x$$ as x"),
+        ("val", "select 1 as val", "select 1 as val__g7"),
+        ("val", 'select 1 as "val__g6"', 'select 1 as "val__g7"'),
+        ("val", 'select 1 as "val__g6."', 'select 1 as "val__g7."'),
+        ("val", 'select 1 as "a val__g6.b"', 'select 1 as "a val__g7.b"'),
+    ],
+)
+def test_a_query_that_says_what_looks_like_a_generation_is_compared_to_the_letter(
+    project: Project, stage: str, before: str, after: str
+) -> None:
+    def flow_with(sql: str) -> Flow:
+        @materialize(lazy=True)
+        def query() -> Table[Any]:
+            return Table(sa.text(sql), "query")
+
+        with Flow("letters") as flow, Stage(stage):
             query()
         return flow
 
@@ -258,31 +347,128 @@ def test_the_same_call_runs_once_in_a_stage_and_twice_in_two(project: Project) -
     assert project.executed(again) == []
 
 
-def test_two_functions_of_one_name_never_share_a_result(project: Project) -> None:
-    def number(value: int) -> Any:
-        @materialize(name="number", version="1")
+def number(value: Any, version: str = "1") -> Any:
+    @materialize(name="number", version=version)
+    def function() -> Any:
+        return value
+
+    return function
+
+
+def numbers(*values: Any) -> Flow:
+    """A stage of different functions of one name, and one that reads the second of them."""
+
+    @materialize(version="1")
+    def echo(value: Any) -> Any:
+        return value
+
+    with Flow("names") as flow:
+        with Stage("stage"):
+            tasks = [number(value)() for value in values]
+        with Stage("reader"):
+            echo(tasks[1])
+    return flow
+
+
+def test_functions_of_one_name_never_share_a_result_however_they_are_wired(project: Project) -> None:
+    for values, executed in [
+        ([1, 2], [1, 2]),
+        ([1, 2], []),
+        ([0, 1, 2], [0]),
+        ([2, 1, 0], []),
+        ([2, 3], [3]),
+        ([3, 1], [1]),  # one result is kept
+    ]:
+        flow = numbers(*values)
+        result = project.run(flow)
+        tasks = flow["stage"].tasks
+        assert [result.get(task) for task in tasks] == values
+        assert result.get(flow["reader"]["echo"]) == values[1]
+        completed = [task for task in tasks if result.task_states[task] is FinalTaskState.COMPLETED]
+        assert [result.get(task) for task in completed] == executed
+
+
+def test_what_is_published_of_functions_of_one_name_is_read_as_theirs_only(project: Project) -> None:
+    project.run(numbers(1, 2))
+
+    same, swapped, edited = numbers(1, 2), numbers(2, 1), numbers(1, 3)
+    assert project.run(same, same["reader"]).get(same["reader"]["echo"]) == 2
+    for other in (swapped, edited):
+        with pytest.raises(CacheError, match=r"nothing is published of 'stage\.number__2'.*by another function"):
+            project.run(other, other["reader"])
+    with project.config():
+        assert [task.get_output_from_store() for task in swapped["stage"].tasks] == [2, 1]
+        with pytest.raises(CacheError, match=r"Nothing is published of task 'stage\.number__2'"):
+            edited["stage"].tasks[1].get_output_from_store()
+
+
+def test_functions_of_one_name_and_code_are_called_each_for_itself(project: Project) -> None:
+    calls: list[int] = []
+
+    def counting() -> Any:
+        @materialize(name="count", version="1")
+        def count() -> int:
+            calls.append(1)
+            return len(calls)
+
+        return count
+
+    with Flow("names") as flow, Stage("stage"):
+        tasks = [counting()(), counting()()]
+
+    result = project.run(flow)
+    assert [result.get(task) for task in tasks] == [1, 2]
+
+
+def test_functions_of_one_name_whose_code_cannot_be_followed_need_names_of_their_own(project: Project) -> None:
+    def hiding(value: int) -> Any:
+        hidden = (item for item in [value])
+
+        @materialize(name="next", version="1")
         def function() -> int:
-            project.call(f"number {value}")
-            return value
+            return next(hidden)
 
         return function
 
-    one, two = number(1), number(2)
+    with Flow("alone") as flow, Stage("stage"):
+        task = hiding(5)()
+    assert project.run(flow).get(task) == 5
 
-    def flow() -> Flow:
-        with Flow("names") as flow, Stage("stage"):
-            one()
-            two()
-        return flow
+    with Flow("two") as flow, Stage("stage"):
+        hiding(1)(), hiding(2)()
+    with pytest.raises(
+        DuplicateNameError,
+        match=r"Stage 'stage' has different functions of the name 'next'.*can be followed: function function .* uses "
+        r'hidden of its closure, .*Give each of them a name of its own: @materialize\(name="',
+    ):
+        project.run(flow)
 
-    first = flow()
-    result = project.run(first)
-    assert [result.get(task) for task in first["stage"].tasks] == [1, 2]
 
-    second = flow()
-    result = project.run(second)
-    assert project.called == []
-    assert [result.get(task) for task in second["stage"].tasks] == [1, 2]
+@pytest.mark.databases("postgres")
+@pytest.mark.parametrize("of_stage", [True, False])
+def test_a_lazy_table_whose_materialization_details_are_others_is_made_anew(project: Project, of_stage: bool) -> None:
+    project.settings["table_store"]["args"]["materialization_details"] = {
+        "fast": {"unlogged": True},
+        "safe": {"unlogged": False},
+    }
+
+    def kind(label: str) -> str:
+        @materialize(lazy=True)
+        def made() -> Table[Any]:
+            return Table(sa.text("select 1 as x"), "made", materialization_details=None if of_stage else label)
+
+        with Flow("details") as flow, Stage("one", label if of_stage else None):
+            made()
+        decisions.append(str(project.run(flow).explain(flow["one"]["made"])))
+        ((kind,),) = project.query(
+            "select relpersistence::text from pg_class where relname = 'made' and relnamespace = 'one'::regnamespace"
+        )
+        return str(kind)
+
+    decisions: list[str] = []
+    assert [kind(label) for label in ("safe", "fast", "fast", "safe")] == ["p", "u", "u", "p"]
+    assert "materialization details" in decisions[1]
+    assert "valid" in decisions[2]
 
 
 def test_an_omitted_default_is_the_same_call_as_the_default_given(project: Project) -> None:

@@ -51,9 +51,11 @@ _MANGLED = re.compile(r"^unusual_prefix_[0-9a-f]+_")
 
 def refusal(where: str, user: str, name: str, why: str) -> AutoVersionError:
     """Return the error for something that cannot be followed."""
+    reason = f"{user} uses {name}, {why}"
     return AutoVersionError(
-        f"{where} has AUTO_VERSION, but not all of its code can be followed: {user} uses {name}, {why}. Pass it as an "
-        'argument, make it within the function, or give the task a version of your own: version="1".'
+        f"{where} has AUTO_VERSION, but not all of its code can be followed: {reason}. Pass it as an argument, make it "
+        'within the function, or give the task a version of your own: version="1".',
+        reason,
     )
 
 

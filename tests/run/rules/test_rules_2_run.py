@@ -168,13 +168,43 @@ def test_2_4_6_a_cache_function_gets_descriptors_and_not_the_tables_themselves(p
     assert (type(descriptor), descriptor.name, descriptor.obj, number) == (Table, "made", None, 3)
 
 
-def test_2_4_7_and_10_8_a_call_that_failed_fails_as_often_as_it_stands_in_the_stage(project: Project) -> None:
+@on_both_databases
+def test_2_4_7_a_call_without_a_version_is_made_once_in_a_run_and_anew_in_the_next_one(project: Project) -> None:
+    @materialize
+    def draw(_: int) -> Table[Any]:
+        project.call("draw")
+        return Table(frame(1), "drawn%%")
+
+    def flow() -> Flow:
+        with Flow() as flow, Stage("one"):
+            draw(1), draw(1), draw(2)
+        return flow
+
+    for _ in range(2):
+        states = project.run(flow()).task_states
+        assert project.called == ["draw", "draw"]
+        assert {task.id: state.name for task, state in states.items()} == {
+            "one.draw": "COMPLETED",
+            "one.draw__2": "CACHE_VALID",
+            "one.draw__3": "COMPLETED",
+        }
+
+
+def test_2_4_7_and_10_8_a_call_that_failed_is_made_and_fails_as_often_as_it_stands_in_the_stage(
+    project: Project,
+) -> None:
+    @materialize
+    def fail() -> None:
+        project.call("fail")
+        raise ZeroDivisionError
+
     with Flow() as flow, Stage("one"):
         first, twin = fail(), fail()
 
     result = project.run(flow, fail_fast=False)
 
     assert not result.successful
+    assert project.called == ["fail", "fail"]
     assert {result.task_states[first], result.task_states[twin]} == {FinalTaskState.FAILED}
 
 

@@ -39,7 +39,8 @@ class Column:
 class TableLocation:
     """Where a table is, and what it is called: the logical place (stage, name) and the physical one.
 
-    In the queries of a task it is called ``alias``, or like its name if there is none.
+    In the queries of a task it is called ``alias``, or like its name if there is none. The ``key`` is its identity by
+    provenance, which a table of somebody else's has not.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class TableLocation:
     table: str
     columns: tuple[Column, ...]
     alias: str | None = None
+    key: str | None = None
 
 
 @attrs.frozen

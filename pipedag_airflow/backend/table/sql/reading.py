@@ -74,14 +74,22 @@ class StoreReading(StoreNames):
         return TableLocation(reference.schema, reference.name, reference.schema, reference.name, tables[reference.name])
 
     def table_reference(self, location: TableLocation) -> sa.Table:
-        """Return an SQLAlchemy table of known columns; it also knows its logical place, for hashing queries."""
+        """Return an SQLAlchemy table of known columns; it also knows its location, for comparing queries."""
         columns = [
             sa.Column(column.name, self.parse_type(column.type), nullable=column.nullable)
             for column in location.columns
         ]
-        info = {"pipedag": (location.stage, location.name)}
         schema = self.schema_token(location.schema)
-        return sa.Table(location.table, sa.MetaData(), *columns, schema=schema, info=info)
+        return sa.Table(location.table, sa.MetaData(), *columns, schema=schema, info={"pipedag": location})
+
+    def named_reference(self, location: TableLocation) -> sa.FromClause:
+        """Return an alias of the table as queries of tasks call it.
+
+        A query is the same when its tables are called otherwise: to SQLAlchemy, and to those who compare queries, the
+        name is one that was made up, like that of an alias to which none was given.
+        """
+        name = self.physical_name(location.alias or location.name)
+        return self.table_reference(location).alias(sa.sql.elements.conv(name))
 
     def fetch_table(self, connection: sa.Connection | None, location: TableLocation) -> pa.Table:
         """Return the rows of a table as Arrow."""

@@ -45,7 +45,7 @@ class SQLAlchemyFrames(FrameType):
         If the task has several tables of one name, each alias has a number.
         """
         del connection, input_type
-        return store.table_reference(location).alias(store.physical_name(location.alias or location.name))
+        return store.named_reference(location)
 
 
 def as_query(obj: Any) -> sa.sql.ClauseElement:
