@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.core.group_node import GroupNode
     from pipedag_airflow.core.stage import Stage
+    from pipedag_airflow.core.task import Task, TaskGetItem
 
 __all__ = [
     "close_flow",
@@ -20,6 +21,7 @@ __all__ = [
     "open_flow",
     "open_group",
     "open_stage",
+    "own",
 ]
 
 _flow: ContextVar[Flow | None] = ContextVar("flow", default=None)
@@ -76,3 +78,8 @@ def open_group(group: GroupNode) -> None:
 def close_group(group: GroupNode) -> None:
     """Note that the group's block was left."""
     _groups.set(tuple(open_group for open_group in _groups.get() if open_group is not group))
+
+
+def own(reference: Task | TaskGetItem, name: str) -> Any:
+    """Return an attribute of a task itself, also while its flow is open and ``task.name`` is a field of its result."""
+    return object.__getattribute__(reference, name)

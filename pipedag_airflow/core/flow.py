@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipedag_airflow.core import definition
 from pipedag_airflow.core.airflow_settings import FLOW_KEYS, checked_settings
+from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.plan import COMMIT_TASK, RESERVED_TASKS, Plan, compile_plan
 from pipedag_airflow.errors import DuplicateNameError, FlowError, StageError
 
@@ -121,30 +122,31 @@ class Flow:
             FlowError: if an argument is a task of another flow.
             StageError: if the name of the task is reserved.
         """
-        where = f"Task {task.name!r} in stage {task.stage.name!r} of flow {self.name!r}"
-        for argument in task.inputs:
-            if argument.flow is not self:
+        name, stage = own(task, "name"), own(task, "stage")
+        where = f"Task {name!r} in stage {stage.name!r} of flow {self.name!r}"
+        for argument in own(task, "inputs"):
+            if own(argument, "flow") is not self:
                 raise FlowError(
                     f"{where} has an argument that is task {argument.id!r} of another flow, {argument.flow.name!r}. "
                     "Tasks pass results only within one flow."
                 )
         # Names may have dots: the last part alone decides whether an id could be that of a stage's operator.
-        if task.name.rpartition(".")[2] in RESERVED_TASKS:
+        if name.rpartition(".")[2] in RESERVED_TASKS:
             raise StageError(
                 f"{where}: the name is reserved for the stage's own operators. Give the task another name."
             )
-        task.id = self._free_id(task)
-        self.tasks[task.id] = task
-        self.order.append(task.id)
-        task.stage.tasks.append(task)
+        task.id = free = self._free_id(f"{stage.name}.{name}")
+        self.tasks[free] = task
+        self.order.append(free)
+        stage.tasks.append(task)
         return task
 
     def add_commit(self, stage: Stage) -> None:
         """Note the commit of a stage whose block was left; called by :class:`Stage`."""
         self.order.append(f"{stage.name}.{COMMIT_TASK}")
 
-    def _free_id(self, task: Task) -> str:
-        base = candidate = f"{task.stage.name}.{task.name}"
+    def _free_id(self, base: str) -> str:
+        candidate = base
         # From the last one on, for stages that call a task hundreds of times.
         occurrence = self._occurrences.get(base, 1)
         while candidate in self.tasks:

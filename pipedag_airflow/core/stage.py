@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pipedag_airflow.core import definition
 from pipedag_airflow.core.airflow_settings import STAGE_KEYS, checked_settings
+from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.naming import METADATA, checked_tags, looks_like_generation, normalise
 from pipedag_airflow.errors import StageError
 
@@ -126,9 +127,9 @@ class Stage:
 
     def get_task(self, name: str, index: int | None = None) -> Task:
         """Return a task of the stage by its name; see :meth:`__getitem__`."""
-        matches = [task for task in self.tasks if task.name == name]
+        matches = [task for task in self.tasks if own(task, "name") == name]
         if not matches:
-            known = ", ".join(sorted({task.name for task in self.tasks})) or "none"
+            known = ", ".join(sorted({own(task, "name") for task in self.tasks})) or "none"
             raise KeyError(f"The stage {self.name!r} has no task {name!r}. Its tasks: {known}")
         if index is not None:
             if not -len(matches) <= index < len(matches):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.task import Task, TaskGetItem, UnboundTask
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import StageError
@@ -92,17 +93,18 @@ class StageVersionsTask(UnboundTask):
         Raises:
             StageError: if there are none, or one is of another stage.
         """
-        sources = args or tuple(task for task in stage.tasks if not isinstance(task.unbound, StageVersionsTask))
+        sources = args or tuple(task for task in stage.tasks if not isinstance(own(task, "unbound"), StageVersionsTask))
         where = f"Task {self.name!r} in stage {stage.name!r}"
         if not sources:
             raise StageError(
                 f"{where} looks at the tables of its stage, but no task is called before it: call it last."
             )
         for task in _tasks(sources, where):
-            if task.stage is not stage:
+            other = own(task, "stage")
+            if other is not stage:
                 raise StageError(
-                    f"{where} compares two versions of its own stage, but {task.id!r} belongs to the stage "
-                    f"{task.stage.name!r}. Pass the results of other stages as keyword arguments."
+                    f"{where} compares two versions of its own stage, but {own(task, 'id')!r} belongs to the stage "
+                    f"{other.name!r}. Pass the results of other stages as keyword arguments."
                 )
         return self.signature.bind(tuple(sources), self.SAME_NAMES if args else self.ALL, **kwargs)
 
@@ -113,7 +115,7 @@ def _tasks(sources: tuple[Any, ...], where: str) -> Iterable[Task]:
     def note(value: Any) -> Any:
         if not isinstance(value, (Task, TaskGetItem)):
             raise StageError(f"{where} takes tasks of its stage as positional arguments, and no {value!r}.")
-        found.append(value if isinstance(value, Task) else value.task)
+        found.append(value if isinstance(value, Task) else own(value, "task"))
         return value
 
     deep_map(sources, note)

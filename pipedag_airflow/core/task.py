@@ -12,6 +12,7 @@ from pipedag_airflow.core.airflow_settings import TASK_KEYS, checked_settings
 from pipedag_airflow.core.auto_version import AUTO_VERSION, AutoVersion
 from pipedag_airflow.core.classes import field_values, is_dataclass_instance
 from pipedag_airflow.core.containers import Blob, RawSql, Table
+from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.naming import checked_tags
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import StageError
@@ -141,12 +142,15 @@ def _unwrap(value: Any) -> Any:
 class Task:
     """One call of a task in a flow.
 
-    ``task[key]`` refers to an element of its result, or to a field where that is a dataclass; while the flow is being
-    defined, so does ``task.field``. With ``nout`` the task can be unpacked.
+    ``task[key]`` refers to an element of its result, or to a field where that is a dataclass. While its flow is being
+    defined, so does ``task.field``, whatever the field is called: what the task itself is, such as its name, its
+    attributes say when the flow's block was left. With ``nout`` the task can be unpacked.
     """
 
     def __init__(self, unbound: UnboundTask, flow: Flow, stage: Stage, bound: inspect.BoundArguments) -> None:
         self.unbound = unbound
+        self.name = unbound.name
+        self.nout = unbound.nout
         self.flow = flow
         self.stage = stage
         self.bound = bound
@@ -156,32 +160,25 @@ class Task:
         self.group: GroupNode | None = definition.current_group()
         self.inputs = _referenced_tasks(bound.arguments)
 
-    @property
-    def name(self) -> str:
-        """The name of the task."""
-        return self.unbound.name
-
-    @property
-    def nout(self) -> int:
-        """The number of objects that the task returns."""
-        return self.unbound.nout
-
     def __getitem__(self, key: Any) -> TaskGetItem:
         """Refer to one element of the task's result."""
         return TaskGetItem(self, (key,))
 
+    def __getattribute__(self, name: str) -> Any:
+        """Refer to a field of the task's result, as ``task[name]`` does, while the flow is being defined."""
+        return self[name] if _is_field(self, name) else own(self, name)
+
     def __getattr__(self, name: str) -> TaskGetItem:
-        """Refer to a field of the task's result, as ``task[name]`` does.
+        """Say how to refer to a field, for a name that the task itself does not have.
 
         Raises:
-            AttributeError: if no flow is being defined, or the name begins with an underscore.
+            AttributeError: always.
         """
-        _check_field(self, name)
-        return self[name]
+        raise _no_attribute(self, name)
 
     def __iter__(self) -> Iterator[TaskGetItem]:
         """Refer to each of the ``nout`` objects that the task returns."""
-        return (self[index] for index in range(self.nout))
+        return (self[index] for index in range(own(self, "nout")))
 
     def get_output_from_store(self, as_type: Any = None) -> Any:
         """Return what is published of the task, with its tables and blobs loaded: without a run, and whatever its age.
@@ -203,7 +200,7 @@ class Task:
         return _output_from_store(self, as_type)
 
     def __repr__(self) -> str:
-        return f"<Task {self.id or self.name}>"
+        return f"<Task {own(self, 'id') or own(self, 'name')}>"
 
 
 class TaskGetItem:
@@ -215,12 +212,15 @@ class TaskGetItem:
 
     def __getitem__(self, key: Any) -> TaskGetItem:
         """Refer to a part of the part."""
-        return TaskGetItem(self.task, (*self.keys, key))
+        return TaskGetItem(own(self, "task"), (*own(self, "keys"), key))
+
+    def __getattribute__(self, name: str) -> Any:
+        """Refer to a field of the part, while the flow is being defined."""
+        return self[name] if _is_field(own(self, "task"), name) else own(self, name)
 
     def __getattr__(self, name: str) -> TaskGetItem:
-        """Refer to a field of the part; raises like :meth:`Task.__getattr__`."""
-        _check_field(self, name)
-        return self[name]
+        """Raise like :meth:`Task.__getattr__`."""
+        raise _no_attribute(self, name)
 
     # Without this, Python would iterate by asking for 0, 1, 2 … without end.
     __iter__ = None
@@ -243,7 +243,8 @@ class TaskGetItem:
         return _output_from_store(self, as_type)
 
     def __repr__(self) -> str:
-        return f"<{self.task.id or self.task.name}{''.join(f'[{key!r}]' for key in self.keys)}>"
+        task = own(self, "task")
+        return f"<{own(task, 'id') or own(task, 'name')}{''.join(f'[{key!r}]' for key in own(self, 'keys'))}>"
 
 
 def _output_from_store(reference: Task | TaskGetItem, as_type: Any) -> Any:
@@ -252,17 +253,23 @@ def _output_from_store(reference: Task | TaskGetItem, as_type: Any) -> Any:
     return output_from_store(reference, as_type)
 
 
-def _check_field(owner: Task | TaskGetItem, name: str) -> None:
-    # Names with an underscore are what Python and notebooks ask any object for.
-    if name.startswith("_"):
-        raise AttributeError(f"{type(owner).__name__!r} has no attribute {name!r}", name=name, obj=owner)
-    if definition.current_flow() is None:
-        raise AttributeError(
+def _is_field(task: Task, name: str) -> bool:
+    """Say whether an attribute means a field of the result: no name of ours may hide one, and be passed in its place.
+
+    Names with an underscore are what Python and notebooks ask any object for. Other flows may run meanwhile.
+    """
+    flow = definition.current_flow()
+    return flow is not None and not name.startswith("_") and own(task, "flow") is flow
+
+
+def _no_attribute(owner: Task | TaskGetItem, name: str) -> AttributeError:
+    message = f"{type(owner).__name__!r} has no attribute {name!r}"
+    if not name.startswith("_"):
+        message = (
             f"{owner!r} has no attribute {name!r}. A field of a result is referred to as an attribute only while the "
-            f"flow is being defined; write [{name!r}] instead.",
-            name=name,
-            obj=owner,
+            f"flow is being defined; write [{name!r}] instead."
         )
+    return AttributeError(message, name=name, obj=owner)
 
 
 def _field(value: Any, name: Any) -> Any:
@@ -282,7 +289,7 @@ def _referenced_tasks(arguments: Any) -> tuple[Task, ...]:
         if isinstance(value, Task):
             found[value] = None
         elif isinstance(value, TaskGetItem):
-            found[value.task] = None
+            found[own(value, "task")] = None
         return value
 
     deep_map(dict(arguments), note)

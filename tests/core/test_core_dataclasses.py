@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import enum
 import functools
@@ -14,6 +15,7 @@ import pytest
 
 from pipedag_airflow import Blob, Flow, Stage, Table, materialize
 from pipedag_airflow.core.classes import Classes
+from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.values import Decoder, deep_map, dump_identity, dump_stored
 from pipedag_airflow.errors import CacheError, UnsupportedValueError
 
@@ -385,6 +387,11 @@ def task(*args):
     return args
 
 
+def picked(reference, value):
+    """Return what a run picks: the flow's block was left then."""
+    return contextvars.Context().run(lambda: reference.pick(value))
+
+
 @pytest.fixture
 def flow():
     with Flow("sales") as flow, Stage("clean"):
@@ -402,28 +409,57 @@ def flow():
 )
 def test_tasks_are_found_in_the_fields_of_a_dataclass(flow, wrap):
     made = task()
-    assert task(wrap(made)).inputs == (made,)
+    assert own(task(wrap(made)), "inputs") == (made,)
 
 
 def test_a_field_of_a_result_is_referred_to_as_an_attribute(flow):
     made = task()
-    assert made.x.pick(Point(1)) == 1
-    assert made["a"].x.y.pick({"a": Point(Point(1, 2))}) == 2
-    assert made.x[0].name.pick(Point([Fixed(name="n")])) == "n"
-    assert task(made.x).inputs == (made,)
+    assert picked(made.x, Point(1)) == 1
+    assert picked(made["a"].x.y, {"a": Point(Point(1, 2))}) == 2
+    assert picked(made.x[0].name, Point([Fixed(name="n")])) == "n"
+    assert own(task(made.x), "inputs") == (made,)
 
 
-def test_a_field_can_be_subscripted_also_where_tasks_have_an_attribute_of_that_name(flow):
+def own_names():
+    """What a task and a reference are called by themselves."""
+    with Flow("sales"), Stage("clean"):
+        made = task()
+        part = made[0]
+    return sorted({name for owner in (made, part) for name in dir(owner) if not name.startswith("_")})
+
+
+@pytest.mark.parametrize("name", own_names())
+def test_a_field_may_be_called_like_something_of_the_task_itself(flow, name):
     made = task()
-    assert made.name == "task"
-    assert made["name"].pick(Fixed(name="n")) == "n"
-    assert made["y"]["_x"].pick(Point(1, {"_x": 2})) == 2
+    kind = dataclasses.make_dataclass("Result", [name])
+    assert picked(getattr(made, name), kind(2)) == 2
+    assert picked(made[name], kind(2)) == 2
+    assert picked(getattr(made["part"], name), {"part": kind(2)}) == 2
+
+
+def test_after_the_definition_a_task_says_its_own_name_and_id():
+    with Flow("sales") as flow, Stage("clean") as stage:
+        made = task()
+        part = made.name
+    assert (made.name, made.id, made.stage, made.flow) == ("task", "clean.task", stage, flow)
+    assert (part.task, part.keys) == (made, ("name",))
+
+
+def test_while_another_flow_is_defined_a_task_says_its_own_name():
+    with Flow("first"), Stage("clean"):
+        made = task()
+    with Flow("second"), Stage("clean"):
+        assert made.name == "task"
+
+
+def test_a_field_with_an_underscore_is_subscripted(flow):
+    assert picked(task()["y"]["_x"], Point(1, {"_x": 2})) == 2
 
 
 def test_a_dataclass_with_elements_of_its_own_is_subscripted_for_both(flow):
     made = task()
-    assert made["first"].pick(WithItems({"first": 1})) == 1
-    assert made.items.pick(WithItems({"first": 1})) == {"first": 1}
+    assert picked(made["first"], WithItems({"first": 1})) == 1
+    assert picked(made.items, WithItems({"first": 1})) == {"first": 1}
 
 
 @dataclass
@@ -436,12 +472,12 @@ class WithItems:
 
 def test_a_field_that_is_not_there_is_an_error_that_names_those_that_are(flow):
     with pytest.raises(KeyError, match="Point has no field 'z'; its fields are x, y"):
-        task().z.pick(Point(1))
+        picked(task().z, Point(1))
 
 
 def test_a_method_is_no_field(flow):
     with pytest.raises(KeyError, match="no field 'upper'"):
-        task().upper.pick(Point(1))
+        picked(task().upper, Point(1))
 
 
 def test_after_the_definition_tasks_have_no_attributes_of_their_results():
@@ -452,7 +488,7 @@ def test_after_the_definition_tasks_have_no_attributes_of_their_results():
         assert not hasattr(owner, "y")
         with pytest.raises(AttributeError, match=rf"^{shown} has no attribute 'y'.*; write \['y'\] instead"):
             _ = owner.y
-    assert made["x"]["y"].pick(Point(Point(1, 2))) == 2
+    assert picked(made["x"]["y"], Point(Point(1, 2))) == 2
 
 
 @pytest.mark.parametrize("name", ["_x", "__len__", "__array__", "_repr_html_"])

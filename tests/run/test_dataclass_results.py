@@ -347,3 +347,26 @@ def test_a_step_that_cannot_read_its_input_says_what_to_do(
         CacheError, match=r"of task 'first\.make' in stage 'first' is or holds .*'Point'.* Define it again"
     ):
         project.run(changed.flow, changed.flow["second"])
+
+
+@dataclass
+class Item:
+    id: int
+    name: str
+    keys: list[str]
+
+
+def test_fields_that_are_called_like_something_of_a_task_are_passed_on(project: Project) -> None:
+    @materialize(version="1")
+    def make() -> Item:
+        return Item(7, "bolt", ["a"])
+
+    @materialize(version="1")
+    def use(*args: Any) -> list[Any]:
+        return [*args]
+
+    with Flow("names") as flow, Stage("s"):
+        item = make()
+        use(item.id, item.name, item.keys, item.keys[0])
+
+    assert project.run(flow).get(flow["s"]["use"]) == [7, "bolt", ["a"], "a"]
