@@ -122,7 +122,7 @@ def identify(
     if cache_function_hash is None:
         cache_function_hash = hash_cache_function(task, arguments, where)
     if task.version is AUTO_VERSION:
-        code = code_version(task.fn, task.input_type, where)
+        code = code_version(task.fn, task.input_type, where, arguments)
         return Identity(name, code.version, inputs, hashed, cache_function_hash, code=code.parts)
     return Identity(name, None if task.version is None else str(task.version), inputs, hashed, cache_function_hash)
 

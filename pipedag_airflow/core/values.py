@@ -24,7 +24,7 @@ from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql
 from pipedag_airflow.core.stage import Stage
 from pipedag_airflow.errors import CacheError, NotFiniteError, UnsupportedValueError
 
-__all__ = ["ArgumentOnly", "Decoder", "deep_map", "dump_identity", "dump_stored"]
+__all__ = ["ArgumentOnly", "Decoder", "classes_in", "deep_map", "dump_identity", "dump_stored"]
 
 _TAG = "$"
 _ADMITTED = (
@@ -91,6 +91,24 @@ def deep_map(value: Any, function: Callable[[Any], Any]) -> Any:
     if is_dataclass_instance(value) and not isinstance(value, Stored):
         return with_fields(value, lambda _, field: deep_map(field, function))
     return function(value)
+
+
+def classes_in(value: Any) -> tuple[type, ...]:
+    """Return the classes of the enums and dataclasses in nested dicts, lists, tuples and dataclasses, each once."""
+    found: dict[type, None] = {}
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if type(part) in (list, tuple):
+            parts.extend(reversed(part))
+        elif type(part) is dict:
+            parts.extend(reversed([each for item in part.items() for each in item]))
+        elif isinstance(part, enum.Enum):
+            found[type(part)] = None
+        elif is_dataclass_instance(part) and not isinstance(part, Stored):
+            found[type(part)] = None
+            parts.extend(reversed(field_values(part).values()))
+    return tuple(found)
 
 
 @attrs.frozen

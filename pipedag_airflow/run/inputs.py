@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_input
+from pipedag_airflow.cache.auto_version import check_blob
 from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import deep_map
@@ -143,6 +144,7 @@ def load_arguments(session: RunSession, task: Task, arguments: dict[str, Any], s
     Raises:
         UnsupportedValueError: if the task gets tables, but has no usable ``input_type``.
         StoreError: if something cannot be read.
+        AutoVersionError: if a blob for a task with AUTO_VERSION holds classes that its code does not name.
     """
     arguments = with_versions(task, arguments, snapshot)
     if not needs_connection(task, arguments):
@@ -162,7 +164,9 @@ def _load(
 
     def load(value: Any) -> Any:
         if isinstance(value, Blob):
-            return session.blobs.read(snapshot.blob_location(value))
+            blob = session.blobs.read(snapshot.blob_location(value))
+            check_blob(task.unbound, blob, arguments, f"Task {task.id!r}")
+            return blob
         if not isinstance(value, (Table, RawSql)):
             return value
         if isinstance(value, Table) and value.external:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from pipedag_airflow import AUTO_VERSION, materialize
-from pipedag_airflow.cache.auto_version import code_version, what_changed
+from pipedag_airflow.cache.auto_version import CodeVersion, code_version, what_changed
 from pipedag_airflow.errors import AutoVersionError
 
 
@@ -283,6 +283,117 @@ def test_edits_of_an_imported_module_count_if_the_task_uses_what_changed(
     assert with_helpers("import os\n" + HELPERS.replace("return x\n", "return -x\n")) == before
 
 
+# Edits of the classes of arguments: the function itself calls a method of whatever it is given.
+
+CONFIG = """
+import enum
+from dataclasses import dataclass, field
+
+class Scaling:
+    def scale(self, x): return x * 2
+
+@dataclass
+class Rule:
+    rate: int = 1
+    def apply(self, x): return x + self.rate
+
+@dataclass
+class Config(Scaling):
+    rules: list = field(default_factory=list)
+    def apply(self, x): return shift(self.scale(x))
+
+class Mode(enum.Enum):
+    FAST = 1
+    SLOW = 2
+    def apply(self, x): return x - self.value
+
+def shift(x): return x / 3
+def task(x, given): return given.apply(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "old", "new", "part"),
+    [
+        ("Config()", "shift(self.scale(x))", "self.scale(x)", "function Config.apply"),
+        ("Config()", "x * 2", "x * 3", "function Scaling.scale"),
+        ("Config()", "x / 3", "x / 4", "function shift"),
+        ("Mode.FAST", "FAST = 1", "FAST = 3", "class Mode"),
+        ("Mode.FAST", "x - self.value", "x + self.value", "function Mode.apply"),
+        ("Config([Rule()])", "x + self.rate", "x * self.rate", "function Rule.apply"),
+        ("Config([Mode.SLOW])", "SLOW = 2", "SLOW = 4", "class Mode"),
+        ("[(Rule(),)]", "x + self.rate", "x * self.rate", "function Rule.apply"),
+        ("{'a': Mode.FAST}", "FAST = 1", "FAST = 3", "class Mode"),
+        ("{Mode.FAST: 'a'}", "FAST = 1", "FAST = 3", "class Mode"),
+    ],
+)
+def test_an_edit_of_the_class_of_an_argument_changes_the_version(given: str, old: str, new: str, part: str) -> None:
+    def version_of(source: str) -> CodeVersion:
+        made = module(f"{source}\nGIVEN = {given}")
+        return code_version(made.task, arguments={"x": 1, "given": made.GIVEN})
+
+    before, after = version_of(CONFIG), version_of(CONFIG.replace(old, new))
+    assert before.version != after.version
+    assert part in what_changed(before.parts, after.parts)
+    assert version_of(CONFIG).version == before.version
+
+
+def test_an_edit_of_a_class_that_is_not_given_keeps_the_version() -> None:
+    def version_of(source: str) -> str:
+        made = module(source)
+        return code_version(made.task, arguments={"x": 1, "given": made.Rule()}).version
+
+    assert version_of(CONFIG) == version_of(CONFIG.replace("FAST = 1", "FAST = 3"))
+
+
+def test_pickling_an_instance_of_a_class_keeps_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = module(CONFIG)
+    monkeypatch.setitem(sys.modules, "shop", made)
+    arguments = {"x": 1, "given": made.Rule()}
+    before = code_version(made.task, arguments=arguments).version
+    copy.copy(made.Rule())
+    pickle.dumps(made.Rule())
+
+    assert code_version(made.task, arguments=arguments).version == before
+
+
+def test_the_body_of_a_task_in_an_installed_package_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site-packages"
+    (folder / "acme").mkdir(parents=True)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    texts = {
+        "__init__": "",
+        "helpers": HELPERS,
+        "flow": """
+            from acme.helpers import half
+            from pipedag_airflow import materialize
+            @materialize
+            def task(x): return half(x) + 1
+            @materialize
+            def other(x): return x
+            """,
+    }
+
+    def installed(old: str = "", new: str = "") -> str:
+        for name, text in texts.items():
+            monkeypatch.delitem(sys.modules, f"acme.{name}", raising=False)
+            (folder / "acme" / f"{name}.py").write_text(textwrap.dedent(text).replace(old, new))
+        monkeypatch.delitem(sys.modules, "acme", raising=False)
+        importlib.invalidate_caches()
+        return code_version(importlib.import_module("acme.flow").task.fn).version
+
+    before = installed()
+    assert installed() == before
+    assert installed("half(x) + 1", "half(x) + 2") != before
+    assert installed("x / 2", "x / 3") != before
+    assert installed("def other(x): return x", "def other(x): return -x") == before
+
+
+def test_a_function_of_a_library_that_is_a_task_counts_by_the_version_of_the_library() -> None:
+    assert code_version(pd.concat).parts == {}
+
+
 @pytest.mark.parametrize(
     ("source", "named"),
     [
@@ -290,6 +401,18 @@ def test_edits_of_an_imported_module_count_if_the_task_uses_what_changed(
         ("g = (i for i in [1])\ndef task(x): return list(g)", "uses g"),
         ("import threading\nlock = threading.Lock()\ndef task(x):\n    with lock: return x", "uses lock"),
         ("def task(x): return eval('x + y')", "uses eval"),
+        ("import importlib\ndef task(x): return importlib.import_module('h').f(x)", "uses importlib.import_module"),
+        ("from importlib import import_module\ndef task(x): return import_module('h').f(x)", "uses import_module"),
+        ("import importlib as i\ndef task(x):\n    m = i\n    return m.import_module('h')", "importlib.import_module"),
+        ("def task(x):\n    import importlib\n    return importlib.import_module('h')", "importlib.import_module"),
+        ("def task(x):\n    from importlib import import_module as i\n    return i('h')", "importlib.import_module"),
+        ("import importlib\nload = [importlib.import_module]\ndef task(x): return load[0]('h')", "uses load"),
+        ("import sys\ndef task(x): return sys.modules['helpers'].half(x)", "uses sys.modules"),
+        ("from sys import modules\ndef task(x): return modules['helpers'].half(x)", "uses modules"),
+        ("def task(x):\n    import sys as s\n    return s.modules['helpers'].half(x)", "uses sys.modules"),
+        ("import runpy\ndef task(x): return runpy.run_path('helpers.py')['half'](x)", "uses runpy.run_path"),
+        ("import pydoc\ndef task(x): return pydoc.locate('helpers.half')(x)", "uses pydoc.locate"),
+        ("import builtins\ndef task(x): return builtins.eval('x + y')", "uses builtins.eval"),
         ("n = 0\ndef task(x):\n    global n\n    n += 1", "uses n"),
         ("import helpers\ndef task(x): return getattr(helpers, 'half')(x)", "uses helpers"),
         ("def task(x):\n    import helpers\n    return helpers.half(x)", "uses helpers"),

@@ -59,6 +59,109 @@ with Flow("shop") as flow:
 """
 
 
+#: Tasks that call methods of what they are given.
+RULES = """
+import enum
+import logging
+from dataclasses import dataclass
+import pandas as pd
+from pipedag_airflow import AUTO_VERSION, Blob, Flow, Stage, Table, materialize
+
+calls = logging.getLogger("calls")
+
+
+@dataclass
+class Config:
+    rate: int
+
+    def apply(self, frame):
+        return frame.assign(price=frame["price"] + self.rate)
+
+
+class Mode(enum.Enum):
+    CHEAP = 1
+
+
+def raised(frame, mode):
+    return frame[frame["price"] > mode.value]
+
+
+@materialize(version="1")
+def config():
+    return {"all": [Config(2)]}
+
+
+@materialize(version="1", input_type=pd.DataFrame)
+def products():
+    return Table(pd.DataFrame({"price": [1, 3]}), "products")
+
+
+@materialize(input_type=pd.DataFrame, version=AUTO_VERSION)
+def by_dataclass(frame, config):
+    calls.info("by_dataclass")
+    return Table(config.apply(frame), "by_dataclass")
+
+
+@materialize(input_type=pd.DataFrame, version=AUTO_VERSION)
+def by_result(frame, configs):
+    calls.info("by_result")
+    return Table(configs[0].apply(frame), "by_result")
+
+
+@materialize(input_type=pd.DataFrame, version=AUTO_VERSION)
+def by_enum(frame, mode):
+    calls.info("by_enum")
+    return Table(raised(frame, mode), "by_enum")
+
+
+with Flow("rules") as flow, Stage("s"):
+    frame = products()
+    by_dataclass(frame, Config(2))
+    by_result(frame, config()["all"])
+    by_enum(frame, Mode.CHEAP)
+"""
+
+
+#: A blob of a class of the user's own, made by a task whose version never changes.
+MODELS = """
+import logging
+from dataclasses import dataclass
+from pipedag_airflow import AUTO_VERSION, Blob, Flow, Stage, materialize
+import pandas as pd
+
+calls = logging.getLogger("calls")
+
+
+class Layer:
+    def bias(self):
+        return 1
+
+
+class Model:
+    def __init__(self):
+        self.layers = [Layer(), len]
+
+    def predict(self, x):
+        return x + self.layers[0].bias()
+
+
+@materialize(version="1")
+def train():
+    return {"model": Blob(Model(), "model"), "plain": Blob([{"a": pd.Timestamp(0)}, {1}], "plain")}
+
+
+@materialize(input_type=pd.DataFrame, version=AUTO_VERSION)
+def apply(model, plain):
+    calls.info("apply")
+    return model.predict(len(plain))
+
+
+with Flow("models") as flow, Stage("s"):
+    made = train()
+    apply(made["model"], made["plain"])
+"""
+
+
 class Shop:
     """The module of a flow, which a user edits."""
 
@@ -70,6 +173,9 @@ class Shop:
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
         monkeypatch.syspath_prepend(project.folder)
         caplog.set_level(logging.INFO)
+
+    def write(self, source: str) -> None:
+        self._source = source
 
     def edit(self, old: str, new: str) -> None:
         assert old in self._source
@@ -125,6 +231,47 @@ def test_an_edit_runs_the_tasks_that_it_changes_and_says_what_changed(
         node, part = reason
         assert "version_changed" in shop.reason(node)
         assert part in shop.reason(node)
+    assert shop.run() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "called", "node", "part"),
+    [
+        ('["price"] + self', '["price"] * self', ["by_dataclass", "by_result"], "s.by_result", "Config.apply"),
+        ("CHEAP = 1", "CHEAP = 2", ["by_enum"], "s.by_enum", "class Mode"),
+        ('["price"] > mode', '["price"] >= mode', ["by_enum"], "s.by_enum", "function raised"),
+        ("def apply(self, frame):", "def apply(self, frame):\n        # a comment", [], None, None),
+    ],
+)
+def test_an_edit_of_what_the_arguments_can_do_runs_the_tasks_that_have_them(
+    shop: Shop, old: str, new: str, called: list[str], node: str | None, part: str
+) -> None:
+    shop.write(RULES)
+    assert shop.run() == ["by_dataclass", "by_result", "by_enum"]
+    assert shop.run() == []
+    shop.edit(old, new)
+
+    assert shop.run() == called
+    if node is not None:
+        assert part in shop.reason(node)
+    assert shop.run() == []
+
+
+def test_a_blob_of_a_class_that_the_code_does_not_name_stops_the_first_run(shop: Shop) -> None:
+    shop.write(MODELS)
+    with pytest.raises(AutoVersionError, match=r"'s\.apply'.* holds edited_shop\.Model, edited_shop\.Layer, which its"):
+        shop.run()
+
+
+@pytest.mark.parametrize(("old", "new"), [("x + self.layers", "x * self.layers"), ("return 1", "return 2")])
+def test_an_edit_of_a_class_of_a_blob_that_the_code_names_runs_the_task(shop: Shop, old: str, new: str) -> None:
+    shop.write(MODELS)
+    shop.edit('calls.info("apply")', 'calls.info("apply")\n    assert isinstance(model, Model)')
+    assert shop.run() == ["apply"]
+    assert shop.run() == []
+    shop.edit(old, new)
+
+    assert shop.run() == ["apply"]
     assert shop.run() == []
 
 

@@ -4,40 +4,78 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+import types
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from types import ModuleType
+import attrs
 
-__all__ = ["home_of_name", "module_home"]
+__all__ = ["Homes"]
 
 _OURS = __name__.partition(".")[0]
 _STANDARD = tuple(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "platstdlib"))
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
+#: The flag of a class that was made by a class statement, or by a call of type.
+_MADE_AT_RUN_TIME = 1 << 9
 
 
-def home_of_name(name: str | None) -> str | None:
-    """Return the package and version that a loaded module belongs to; None if it is the user's own."""
-    module = sys.modules.get(name) if name else None
-    return None if module is None else module_home(module)
+@attrs.frozen
+class Homes:
+    """Tells where code belongs: to an installed package of some version, or to the user.
+
+    Args:
+        own: The top-level package of the task's own function: it is the user's code, wherever it is installed. A
+            release of it need not have a version of its own.
+    """
+
+    own: str | None = None
+
+    @classmethod
+    def around(cls, function: Any) -> Homes:
+        """Return the homes as seen from the function of a task."""
+        # A function that is used as a task, but stands in its module as it is, may be a library's: pandas.concat.
+        library = isinstance(function, types.FunctionType) and cls().of_named(function) is not None
+        return cls(None if library else str(getattr(function, "__module__", "")).partition(".")[0])
+
+    def of_module(self, module: types.ModuleType) -> str | None:
+        """Return the package and version that a module belongs to; None if it is the user's own."""
+        top = module.__name__.partition(".")[0]
+        if top == _OURS:
+            # A release of ours must not run every task anew: what it means for stored results is told by the metadata.
+            return _OURS
+        if top in sys.builtin_module_names:
+            return _python()
+        home = _home_of_place(top, _place(module))
+        return None if top == self.own and home != _python() else home
+
+    def of_name(self, name: str | None) -> str | None:
+        """Return the package and version that a loaded module belongs to; None if it is the user's own."""
+        module = sys.modules.get(name) if name else None
+        return None if module is None else self.of_module(module)
+
+    def of_code(self, function: types.FunctionType) -> str | None:
+        """Return the package in whose module the function's code stands; None if it is the user's own."""
+        name = function.__globals__.get("__name__")
+        module = sys.modules.get(name) if name else None
+        # A function that was sent to this process may stand in the copy of a module that is called as another one here.
+        return self.of_module(module) if module is not None and vars(module) is function.__globals__ else None
+
+    def of_named(self, value: types.FunctionType | type) -> str | None:
+        """Return the package that a function or class is a named part of; None for what was made at run time."""
+        home = self.of_name(value.__module__)
+        if home is None:
+            return None
+        if isinstance(value, type) and not value.__flags__ & _MADE_AT_RUN_TIME:
+            return home
+        found: Any = sys.modules[value.__module__]
+        for name in value.__qualname__.split("."):
+            found = getattr(found, name, None)
+        return home if found is value or getattr(found, "__func__", None) is value else None
 
 
-def module_home(module: ModuleType) -> str | None:
-    """Return the package and version that a module belongs to; None if it is the user's own."""
-    name = module.__name__
-    top = name.partition(".")[0]
-    if top == _OURS:
-        # A release of ours must not run every task anew: what it means for stored results is told by the metadata.
-        return _OURS
-    if top in sys.builtin_module_names:
-        return _python()
-    return _home_of_place(top, _place(module))
-
-
-def _place(module: ModuleType) -> str | None:
+def _place(module: types.ModuleType) -> str | None:
     file = getattr(module, "__file__", None)
     if file is not None:
         return str(file)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.cache.auto_version.bytecode import ImportUse, NameUse, Reading, read_code
-from pipedag_airflow.cache.auto_version.homes import home_of_name, module_home
+from pipedag_airflow.cache.auto_version.hiding import HIDES, hidden_in
+from pipedag_airflow.cache.auto_version.homes import Homes
 from pipedag_airflow.cache.auto_version.values import Describer, refusal
 from pipedag_airflow.core.fingerprint import fingerprint
+from pipedag_airflow.core.values import classes_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,12 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["CodeVersion", "code_version", "what_changed"]
 
 _MISSING = object()
+_NO_ARGUMENTS: Mapping[str, Any] = types.MappingProxyType({})
 #: Names that say where a module was loaded from, or describe it: no part of what a function does.
 _MODULE_NAMES = frozenset(
     {"__name__", "__file__", "__doc__", "__spec__", "__package__", "__path__", "__loader__", "__builtins__"}
 )
-#: Builtins whose use hides from us what is used.
-_UNTRACEABLE = frozenset({"eval", "exec", "globals", "__import__"})
 _EXTENDED = {
     "pandas": ("DataFrame", "Series", "Index"),
     "polars": ("DataFrame", "LazyFrame", "Series", "Expr"),
@@ -46,30 +47,38 @@ class CodeVersion:
     Args:
         version: What stands for all of the code.
         parts: A hash of each function, class and global value, by a name for people.
+        reached: The functions and classes themselves.
     """
 
     version: str
     parts: Mapping[str, str]
+    reached: tuple[Any, ...]
 
 
-def code_version(function: Any, input_type: Any = None, where: str = "The task") -> CodeVersion:
+def code_version(
+    function: Any, input_type: Any = None, where: str = "The task", arguments: Mapping[str, Any] = _NO_ARGUMENTS
+) -> CodeVersion:
     """Return the version of a function's code and of all code that it reaches.
 
     Args:
         function: The function.
         input_type: The type in which the function gets its tables; its package counts as used.
         where: The task for messages, such as ``Task 'clean.flights'``.
+        arguments: What the function is called with, by parameter. The code does not say which classes of enums and
+            dataclasses it gets, and it may call their methods.
 
     Raises:
         AutoVersionError: if something that it uses cannot be followed.
     """
-    walk = _Walk(where)
-    root = f"{walk.describe(function, 'function')}\n{walk.describe(input_type, 'input_type')}"
+    walk = _Walk(where, Homes.around(function))
+    root = [walk.describe(function, "function"), walk.describe(input_type, "input_type")]
+    for name, argument in arguments.items():
+        root += [walk.describe(kind, "function", f"argument {name}") for kind in classes_in(argument)]
     walk.finish()
     texts = {label: part.text for label, part in walk.parts.items()}
-    version = fingerprint(root, *(text for item in sorted(texts.items()) for text in item))
+    version = fingerprint("\n".join(root), *(text for item in sorted(texts.items()) for text in item))
     parts = {part.shown: fingerprint(part.text)[:_PART_LENGTH] for part in walk.parts.values()}
-    return CodeVersion(f"auto_{version}", parts)
+    return CodeVersion(f"auto_{version}", parts, tuple(walk.reached))
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -93,8 +102,8 @@ def _frame_kinds() -> list[type]:
 class _Walk(Describer):
     """Follows names from functions to what they mean."""
 
-    def __init__(self, where: str) -> None:
-        super().__init__(where)
+    def __init__(self, where: str, homes: Homes) -> None:
+        super().__init__(where, homes)
         #: The namespaces of functions that may use names which only stand in strings.
         self._looking: list[tuple[dict[str, Any], str]] = []
 
@@ -120,6 +129,7 @@ class _Walk(Describer):
             self._looking.append((namespace, user))
         lines = [reading.text]
         for use in reading.uses:
+            self._refuse_hidden(use, reading, namespace, user)
             lines.append(
                 self._named(use, namespace, user) if isinstance(use, NameUse) else self._import(use, namespace, user)
             )
@@ -134,13 +144,22 @@ class _Walk(Describer):
                 added = inspect.getattr_static(kind, name, None)
                 # A registered namespace is a descriptor of the library around the user's class.
                 added = next((getattr(added, key) for key in _REGISTERED if hasattr(added, key)), added)
-                if isinstance(added, (types.FunctionType, type)) and home_of_name(added.__module__) is None:
+                if isinstance(added, (types.FunctionType, type)) and self.homes.of_name(added.__module__) is None:
                     lines.append(f"{kind.__name__}.{name} = {self.describe(added, user, name)}")
         return lines
 
     def _refuse_changes(self, reading: Reading, user: str) -> None:
         if reading.changed_globals:
             raise refusal(self.where, user, reading.changed_globals[0], "a global name that the code assigns")
+
+    def _refuse_hidden(self, use: NameUse | ImportUse, reading: Reading, namespace: dict[str, Any], user: str) -> None:
+        """Refuse what finds code by a text, also where its module is held by another name first."""
+        module: Any = use.module if isinstance(use, ImportUse) else namespace.get(use.name)
+        module = module.__name__ if isinstance(module, types.ModuleType) else module
+        taken = use.names if isinstance(use, ImportUse) and use.names else reading.attributes
+        hidden = hidden_in(module, taken) if isinstance(module, str) else None
+        if hidden is not None:
+            raise refusal(self.where, user, hidden, HIDES)
 
     def _named(self, use: NameUse, namespace: dict[str, Any], user: str) -> str:
         if use.name in _MODULE_NAMES:
@@ -150,15 +169,15 @@ class _Walk(Describer):
         return self._follow(namespace[use.name], use.name, use.attributes, user)
 
     def _builtin(self, name: str, user: str) -> str:
-        if name in _UNTRACEABLE:
-            raise refusal(self.where, user, name, "which hides what the code uses")
+        if hidden_in("builtins", [name]):
+            raise refusal(self.where, user, name, HIDES)
         return f"{name} builtin" if hasattr(builtins, name) else f"{name} undefined"
 
     def _follow(self, value: Any, name: str, attributes: tuple[str, ...], user: str) -> str:
         """Go from a module of the user's own to what is taken of it; describe what it is."""
         path = name
         for attribute in attributes:
-            if not isinstance(value, types.ModuleType) or module_home(value) is not None:
+            if not isinstance(value, types.ModuleType) or self.homes.of_module(value) is not None:
                 break
             if attribute in _MODULE_NAMES:
                 return f"{path}.{attribute}"
@@ -175,7 +194,7 @@ class _Walk(Describer):
             module = importlib.import_module(shown, package or None)
         except ImportError:
             return f"import {shown} missing"
-        home = module_home(module)
+        home = self.homes.of_module(module)
         if home is not None:
             return f"import {shown} {use.names} {home}"
         if not use.names:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.cache.auto_version.bytecode import constant_text
-from pipedag_airflow.cache.auto_version.homes import home_of_name, module_home
+from pipedag_airflow.cache.auto_version.hiding import HIDES, hides
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.stage import Stage
 from pipedag_airflow.core.task import UnboundTask
@@ -29,6 +29,8 @@ from pipedag_airflow.errors import AutoVersionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pipedag_airflow.cache.auto_version.homes import Homes
 
 __all__ = ["Describer", "Part", "refusal"]
 
@@ -38,10 +40,17 @@ _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType, types.WrapperD
 _BUILTIN_FUNCTIONS = (types.BuiltinFunctionType, types.MethodDescriptorType, types.ClassMethodDescriptorType)
 #: Members of a class that say where it stands, or only cache something.
 _NO_MEMBERS = frozenset(
-    {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__firstlineno__", "_abc_impl"}
+    {
+        "__module__",
+        "__doc__",
+        "__dict__",
+        "__weakref__",
+        "__qualname__",
+        "__firstlineno__",
+        "__slotnames__",
+        "_abc_impl",
+    }
 )
-#: The flag of a class that was made by a class statement, or by a call of type.
-_MADE_AT_RUN_TIME = 1 << 9
 _LONG = 500
 #: How polars marks a Python function within a serialised expression or plan.
 _POLARS_PYTHON = (b"PLPY", b"Python")
@@ -70,14 +79,16 @@ class Part:
 class Describer(ABC):
     """Describes values; functions and classes wait until :meth:`drain`, so that deep calls need no deep stack."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, homes: Homes) -> None:
         self.where = where
+        self.homes = homes
         self.parts: dict[str, Part] = {}
         #: All strings that were met: names may stand in them.
         self.strings: set[str] = set()
         self.waiting: list[tuple[str, Any]] = []
         self._labels: dict[int, str] = {}
-        self._kept: list[Any] = []  # ids are unique only among objects that live
+        #: The functions and classes that became parts. Kept, because ids are unique only among objects that live.
+        self.reached: list[Any] = []
         self._within: list[int] = []
 
     @abstractmethod
@@ -129,6 +140,8 @@ class Describer(ABC):
         return text if len(text) <= _LONG else f"#{fingerprint(text)}"
 
     def _described(self, value: Any, user: str, name: str) -> str:
+        if hides(value):
+            raise refusal(self.where, user, name, HIDES)
         if type(value) in _ATOMS:
             self.note_strings(value)
             return constant_text(value)
@@ -158,17 +171,17 @@ class Describer(ABC):
     def _code(self, value: Any, user: str, name: str) -> str | None:
         """Describe modules, functions and classes."""
         if isinstance(value, types.ModuleType):
-            home = module_home(value)
+            home = self.homes.of_module(value)
             if home is None:
                 raise refusal(self.where, user, name, "a module of your own, other than by a name in it")
             return f"installed {value.__name__} {home}"
         if isinstance(value, types.FunctionType):
-            home = _installed(value)
+            home = self.homes.of_named(value)
             if home is not None:
                 return f"installed {value.__module__}.{value.__qualname__} {home}"
             return self._part("function", value)
         if isinstance(value, type):
-            home = _installed(value)
+            home = self.homes.of_named(value)
             if home is not None:
                 return f"installed {value.__module__}.{value.__qualname__} {home}"
             return self._part("class", value)
@@ -228,7 +241,7 @@ class Describer(ABC):
         """Describe an object that is known by its name in an installed module."""
         modules = (getattr(value, "__module__", None), type(value).__module__, type(value).__module__.split(".")[0])
         for module in filter(None, modules):
-            home = home_of_name(module)
+            home = self.homes.of_name(module)
             if home is not None and getattr(sys.modules[module], found, None) is value:
                 return f"{module}.{found} {home}"
         if type(value).__module__ == "typing":
@@ -240,7 +253,7 @@ class Describer(ABC):
         if label is None:
             label = self._new_label(f"{kind} {value.__qualname__}")
             self._labels[id(value)] = label
-            self._kept.append(value)
+            self.reached.append(value)
             self.parts[label] = Part(self._shown(kind, value, label))
             self.waiting.append((label, value))
         return f"part {label}"
@@ -265,10 +278,10 @@ class Describer(ABC):
         ]
         own = {key: value for key, value in vars(function).items() if key != "__wrapped__"}
         values: tuple[Any, ...] = (function.__defaults__, function.__kwdefaults__, own)
-        if module_home_of(function) is not None:
+        if self.homes.of_code(function) is not None:
             # A function that an installed package made around one of the user's.
             values = (*values, getattr(function, "__wrapped__", None), function.__annotations__)
-            text = f"{function.__qualname__} {module_home_of(function)}"
+            text = f"{function.__qualname__} {self.homes.of_code(function)}"
         else:
             text = self.code_text(function.__code__, function.__globals__, user)
         return "\n".join([text, *cells, *self._each(values, user, "a default or attribute of it")])
@@ -295,24 +308,3 @@ def _content(cell: types.CellType) -> Any:
         return cell.cell_contents
     except ValueError:  # not assigned yet
         return NotImplemented
-
-
-def module_home_of(function: types.FunctionType) -> str | None:
-    """Return the package in whose module the function's code stands; None if it is the user's own."""
-    name = function.__globals__.get("__name__")
-    module = sys.modules.get(name) if name else None
-    # A function that was sent to this process may stand in the copy of a module that is called as another one here.
-    return module_home(module) if module is not None and vars(module) is function.__globals__ else None
-
-
-def _installed(value: types.FunctionType | type) -> str | None:
-    """Return the package that a function or class is a named part of; None for what was made at run time."""
-    home = home_of_name(value.__module__)
-    if home is None:
-        return None
-    if isinstance(value, type) and not value.__flags__ & _MADE_AT_RUN_TIME:
-        return home
-    found: Any = sys.modules[value.__module__]
-    for name in value.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return home if found is value or getattr(found, "__func__", None) is value else None
