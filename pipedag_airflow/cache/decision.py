@@ -18,6 +18,7 @@ from pipedag_airflow.core.values import dump_identity
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pipedag_airflow.core.classes import Classes
     from pipedag_airflow.core.task import UnboundTask
 
 __all__ = ["Decision", "Identity", "Reason", "hash_cache_function", "identify", "why_different"]
@@ -102,7 +103,12 @@ class Identity:
 
 
 def identify(
-    task: UnboundTask, name: str, arguments: Mapping[str, Any], where: str, cache_function_hash: str | None = None
+    task: UnboundTask,
+    name: str,
+    arguments: Mapping[str, Any],
+    where: str,
+    classes: Classes,
+    cache_function_hash: str | None = None,
 ) -> Identity:
     """Return the identity of a call whose arguments are known; calls the cache function unless its hash is given.
 
@@ -111,30 +117,33 @@ def identify(
         name: The task's name, made distinct where two functions of one stage share it.
         arguments: The arguments by parameter; tables and blobs are descriptors.
         where: The task for messages, such as ``Task 'clean.flights'``.
+        classes: The classes of the flow.
         cache_function_hash: The result of an earlier call of :func:`hash_cache_function` in this run.
 
     Raises:
         UnsupportedValueError: if an argument, or the result of the cache function, cannot be stored.
         AutoVersionError: if the code of a task with AUTO_VERSION cannot be followed.
     """
-    inputs = {key: dump_identity(value, f"{where}: argument {key}") for key, value in arguments.items()}
+    inputs = {
+        key: dump_identity(value, f"{where}: argument {key}", classes=classes) for key, value in arguments.items()
+    }
     hashed = fingerprint(*(part for item in sorted(inputs.items()) for part in item))
     if cache_function_hash is None:
-        cache_function_hash = hash_cache_function(task, arguments, where)
+        cache_function_hash = hash_cache_function(task, arguments, where, classes)
     if task.version is AUTO_VERSION:
         code = code_version(task.fn, task.input_type, where, arguments)
         return Identity(name, code.version, inputs, hashed, cache_function_hash, code=code.parts)
     return Identity(name, None if task.version is None else str(task.version), inputs, hashed, cache_function_hash)
 
 
-def hash_cache_function(task: UnboundTask, arguments: Mapping[str, Any], where: str) -> str:
+def hash_cache_function(task: UnboundTask, arguments: Mapping[str, Any], where: str, classes: Classes) -> str:
     """Call the task's cache function with the task's own arguments and return the hash of its result."""
     if task.cache is None:
         return ""
     bound = task.signature.bind_partial()
     bound.arguments.update(arguments)
     result = task.cache(*bound.args, **bound.kwargs)
-    return fingerprint(dump_identity(result, f"The result of the cache function of {where}"))
+    return fingerprint(dump_identity(result, f"The result of the cache function of {where}", classes=classes))
 
 
 def why_different(

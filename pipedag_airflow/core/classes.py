@@ -100,6 +100,16 @@ class Classes:
         names = (("", kind.__qualname__), (kind.__module__, kind.__qualname__))
         return next((name for name in names if self.find(*name) is kind), None)
 
+    def module(self, kind: type) -> str:
+        """Return the module that tells a class from others of its name: "" for the flow's own, also within a function.
+
+        Of the flow's own modules two may have a class of one name: then each is known by its module.
+        """
+        name = self.name(kind)
+        if name is not None:
+            return name[0]
+        return "" if any(space.get("__name__") == kind.__module__ for space in self.namespaces) else kind.__module__
+
     def find(self, module: str, qualname: str) -> type | None:
         """Return the enum or dataclass of that name, None if there is none, or more than one.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pipedag_airflow.core import definition
 from pipedag_airflow.core.airflow_settings import FLOW_KEYS, checked_settings
+from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.plan import COMMIT_TASK, RESERVED_TASKS, Plan, compile_plan
 from pipedag_airflow.errors import DuplicateNameError, FlowError, StageError
@@ -164,6 +166,11 @@ class Flow:
         if self._plan is None:
             raise FlowError(f"Flow {self.name!r} has no plan: its block was not left, or left with an error.")
         return self._plan
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The classes that values of the flow may have; known when the flow's block was left."""
+        return Classes.of_functions((task.unbound.fn for task in self.tasks.values()), self.namespace)
 
     def __getitem__(self, name: str) -> Stage:
         """Return a stage by name.

@@ -306,5 +306,5 @@ def _position(task: Task, positions: dict[str, str]) -> str:
     where = f"Task {task.id!r} of flow {task.flow.name!r}: argument"
     arguments: list[str] = []
     for name, value in sorted(task.bound.arguments.items()):
-        arguments += name, dump_identity(value, f"{where} {name}", reference)
+        arguments += name, dump_identity(value, f"{where} {name}", reference, task.flow.classes)
     return fingerprint(task.name, task.stage.name, *arguments)

@@ -57,11 +57,13 @@ def dump_stored(value: Any, where: str = "result", classes: Classes = _NO_OWN_CL
     Raises:
         UnsupportedValueError: if the value holds something that cannot be stored; the message has the path to it.
     """
-    encoder = _Encoder(_stored_container, lists_only=False, classes=classes)
+    encoder = _Encoder(_stored_container, is_identity=False, classes=classes)
     return json.dumps(encoder.encode(value, where), separators=(",", ":"))
 
 
-def dump_identity(value: Any, where: str = "argument", special: Encode | None = None) -> str:
+def dump_identity(
+    value: Any, where: str = "argument", special: Encode | None = None, classes: Classes = _NO_OWN_CLASSES
+) -> str:
     """Return the JSON text that stands for the value in a hash.
 
     Args:
@@ -69,11 +71,12 @@ def dump_identity(value: Any, where: str = "argument", special: Encode | None = 
         where: What to call the value in an error message.
         special: Encodes objects that only the caller knows (references to tasks, say); it returns ``NotImplemented``
             for all others.
+        classes: The flow's own classes, whose modules have another name on Airflow than in a local run.
 
     Raises:
         UnsupportedValueError: as for :func:`dump_stored`.
     """
-    encoder = _Encoder(_identity_container, lists_only=True, special=special)
+    encoder = _Encoder(_identity_container, is_identity=True, special=special, classes=classes)
     return json.dumps(encoder.encode(value, where), separators=(",", ":"), sort_keys=True)
 
 
@@ -114,10 +117,9 @@ def classes_in(value: Any) -> tuple[type, ...]:
 @attrs.frozen
 class _Encoder:
     container: Callable[[Stored], dict[str, Any]]
-    lists_only: bool
+    is_identity: bool
+    classes: Classes
     special: Encode | None = None
-    #: Given if the value is to be restored: its classes must then be found again.
-    classes: Classes | None = None
 
     def encode(self, value: Any, where: str) -> Any:
         kind = type(value)
@@ -125,7 +127,7 @@ class _Encoder:
             return value
         if kind is float:
             return self._float(value, where)
-        if kind is list or (kind is tuple and self.lists_only):
+        if kind is list or (kind is tuple and self.is_identity):
             return [self.encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
         if kind is tuple:
             return {_TAG: "tuple", "v": [self.encode(item, f"{where}[{i}]") for i, item in enumerate(value)]}
@@ -143,7 +145,7 @@ class _Encoder:
         if all(type(key) is str for key, _ in items) and _TAG not in value:
             return dict(items)
         pairs = [[self.encode(key, f"key {key!r} of {where}"), item] for key, item in items]
-        if self.lists_only:
+        if self.is_identity:
             pairs.sort(key=lambda pair: json.dumps(pair[0], sort_keys=True))
         return {_TAG: "dict", "v": pairs}
 
@@ -179,7 +181,7 @@ class _Encoder:
 
     def _argument_only(self, value: ArgumentOnly, where: str) -> dict[str, Any]:
         name = type(value).__qualname__
-        if self.classes is not None:
+        if not self.is_identity:
             raise UnsupportedValueError(
                 f"{where} is a {name}, which may be an argument of a task, but not its result: return what the next "
                 f"task needs of it, or give the {name} to that task, too."
@@ -191,14 +193,22 @@ class _Encoder:
         if isinstance(value, enum.Flag):  # a combination of flags has no name
             return {_TAG: "enum", **name, "v": value.value}
         if isinstance(value, enum.Enum):
-            return {_TAG: "enum", **name, "v": value.name}
+            return {_TAG: "enum", **name, "v": self._member(value, where)}
         fields = field_values(value, where).items()
         return {_TAG: "dataclass", **name, "v": {key: self.encode(item, f"{where}.{key}") for key, item in fields}}
 
+    def _member(self, member: enum.Enum, where: str) -> Any:
+        """Return the name of a member; its value is part of its identity, as far as it may pass between tasks."""
+        if not self.is_identity:
+            return member.name
+        try:
+            return [member.name, self.encode(member.value, where)]
+        except UnsupportedValueError:  # a function or a type, say
+            return [member.name]
+
     def _class(self, kind: type, where: str) -> dict[str, str]:
-        """The module does not count for identity: it has another name on Airflow than in a local run."""
-        if self.classes is None:
-            return {"class": kind.__qualname__}
+        if self.is_identity:
+            return {"module": self.classes.module(kind), "class": kind.__qualname__}
         name = self.classes.name(kind)
         if name is None:
             why = (

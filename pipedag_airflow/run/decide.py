@@ -58,7 +58,7 @@ def identity_of(session: RunSession, task: Task, arguments: dict[str, Any], snap
 
 def _call_cache_function(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
     session.store.let_go()
-    return hash_cache_function(task.unbound, arguments, f"Task {task.id!r}")
+    return hash_cache_function(task.unbound, arguments, f"Task {task.id!r}", session.classes)
 
 
 def input_hash_of(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
@@ -67,7 +67,8 @@ def input_hash_of(session: RunSession, task: Task, arguments: dict[str, Any]) ->
 
 
 def _without_cache_function(session: RunSession, task: Task, arguments: dict[str, Any]) -> Identity:
-    return identify(task.unbound, session.identity_names[task.id], arguments, f"Task {task.id!r}", "")
+    name = session.identity_names[task.id]
+    return identify(task.unbound, name, arguments, f"Task {task.id!r}", session.classes, "")
 
 
 def _stored_cache_function_hash(identity: Identity, snapshot: Snapshot) -> str | None:

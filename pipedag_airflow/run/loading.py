@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
-from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import Decoder, deep_map
@@ -65,9 +64,8 @@ def published_value(config: ConfigContext, task: Task) -> Any:
             f"Nothing is published of task {task.id!r} as it stands in flow {task.flow.name!r} now. Run stage "
             f"{task.stage.name!r} first. (What was published with other arguments does not count.)"
         )
-    classes = Classes.of_functions(other.unbound.fn for other in task.flow.tasks.values())
     where = f"The stored result of task {row.node!r} in stage {row.stage!r}"
-    return Decoder(row.generation, task.flow.stages, classes, where).load(row.output)
+    return Decoder(row.generation, task.flow.stages, task.flow.classes, where).load(row.output)
 
 
 def _published_row(metadata: MetadataRepository, task: Task) -> TaskRecord | None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pipedag_airflow.backend.metadata import GenerationRecord, GenerationState, ObjectRecord, TaskRecord, TaskState
-from pipedag_airflow.cache.decision import identify
 from pipedag_airflow.errors import StageError, StaleRunError
 from pipedag_airflow.run.crash import crash_point
+from pipedag_airflow.run.decide import input_hash_of
 from pipedag_airflow.run.garbage import collect_garbage
 from pipedag_airflow.run.inputs import missing_inputs, resolve_arguments
 from pipedag_airflow.run.locked import wait_for_readers
@@ -106,9 +106,7 @@ def _check_inputs(commit: Commit, node: str, row: TaskRecord) -> None:
     task = session.flow.tasks[node]
     if not missing_inputs(task, snapshot):
         arguments = resolve_arguments(task, snapshot)
-        name = session.identity_names[node]
-        now = identify(task.unbound, name, arguments, f"Task {node!r}", row.cache_function_hash or "")
-        if now.input_hash == row.input_hash:
+        if input_hash_of(session, task, arguments) == row.input_hash:
             return
     raise StageError(
         f"Stage {commit.stage!r} cannot be published: task {node!r} was made from inputs that were made anew "

@@ -10,7 +10,6 @@ import attrs
 
 from pipedag_airflow.backend.lock.lease import never
 from pipedag_airflow.cache.decision import Decision, Reason
-from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.selector import Selection, everything
 from pipedag_airflow.core.stage import current_schemas
 from pipedag_airflow.core.values import deep_map
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import Lease, LockManager, Owner
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.config import ConfigContext
+    from pipedag_airflow.core.classes import Classes
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.core.plan import Plan
     from pipedag_airflow.core.task import Task
@@ -119,11 +119,10 @@ class RunSession:
         """The name under which each node's results are looked up."""
         return identity_names(self.flow)
 
-    @cached_property
+    @property
     def classes(self) -> Classes:
         """The classes that stored values may have."""
-        functions = (task.unbound.fn for task in self.flow.tasks.values())
-        return Classes.of_functions(functions, self.flow.namespace)
+        return self.flow.classes
 
     @contextmanager
     def stage_schemas(self, generations: dict[str, int]) -> Iterator[None]:

@@ -7,6 +7,7 @@ import pytest
 
 from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
 from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_cache_function, identify, why_different
+from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.errors import UnsupportedValueError
 
 
@@ -19,7 +20,7 @@ def task(**arguments):
 
 
 def identity(made=None, name="task", known=None, **arguments) -> Identity:
-    return identify(made or task(), name, {"a": 1} | arguments, "task 'clean.task'", known)
+    return identify(made or task(), name, {"a": 1} | arguments, "task 'clean.task'", Classes(), known)
 
 
 def stored(container, stage="clean", key="key"):
@@ -78,7 +79,7 @@ def test_a_table_counts_by_its_cache_key():
 
 def test_an_argument_that_cannot_be_stored_is_refused_by_its_name():
     with pytest.raises(UnsupportedValueError, match=r"^Task 'clean\.task': argument b\['x'\] is of type set"):
-        identify(task(), "task", {"a": 1, "b": {"x": {1}}}, "Task 'clean.task'")
+        identify(task(), "task", {"a": 1, "b": {"x": {1}}}, "Task 'clean.task'", Classes())
 
 
 # --- cache functions ---------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def test_the_cache_function_is_called_once_with_the_tasks_own_arguments():
 
     with Flow(), Stage("clean"):
         made = task(cache=cache)(1, 5, 6, 7, c=8, x=9, y=10)
-    identify(made.unbound, "task", made.bound.arguments, "task 'clean.task'")
+    identify(made.unbound, "task", made.bound.arguments, "task 'clean.task'", Classes())
     assert calls == [(1, 5, (6, 7), 8, {"x": 9, "y": 10})]
 
 
@@ -101,7 +102,7 @@ def test_a_cache_function_may_take_any_arguments():
     calls = []
     with Flow(), Stage("clean"):
         made = task(cache=lambda *args, **kwargs: calls.append((args, kwargs)))(1, 5, 6, x=9)
-    hash_cache_function(made.unbound, made.bound.arguments, "task 'clean.task'")
+    hash_cache_function(made.unbound, made.bound.arguments, "task 'clean.task'", Classes())
     assert calls == [((1, 5, 6), {"c": 3, "x": 9})]
 
 

@@ -11,6 +11,7 @@ from pipedag_airflow import RawSql, Table
 from pipedag_airflow.cache.decision import Decision, Reason, identify, why_different
 from pipedag_airflow.cache.disclosure import shown_identity
 from pipedag_airflow.config.known_secrets import known_secrets
+from pipedag_airflow.core.classes import Classes
 from pipedag_airflow.core.materialize import materialize
 from pipedag_airflow.core.values import dump_identity
 
@@ -84,8 +85,8 @@ def test_of_a_long_text_the_beginning_and_a_hash_are_shown():
 
 
 def test_the_reason_of_a_run_tells_that_a_secret_changed_and_not_from_what_to_what():
-    before = identify(load, "load", {"password": "hunter22"}, "Task")
-    now = identify(load, "load", {"password": "hunter33"}, "Task")
+    before = identify(load, "load", {"password": "hunter22"}, "Task", Classes())
+    now = identify(load, "load", {"password": "hunter33"}, "Task", Classes())
     decision = why_different(now, "1", before.inputs_json(), "")
     assert decision.reason is Reason.INPUT_CHANGED
     assert decision.detail.startswith("argument 'password': \"***\" #")

@@ -246,7 +246,7 @@ def decoder(*modules):
 def test_one_file_under_two_module_names_reads_what_the_other_wrote(load, writer, reader):
     ours = load(writer)
     text = dump_stored(ours.task(), classes=classes_of(ours))
-    identity = dump_identity(ours.task())
+    identity = dump_identity(ours.task(), classes=classes_of(ours))
     theirs = load(reader)
 
     back = decoder(theirs).load(text)
@@ -254,7 +254,7 @@ def test_one_file_under_two_module_names_reads_what_the_other_wrote(load, writer
     assert type(back) is theirs.Point
     assert back == theirs.task()
     assert back.color is theirs.Color.RED
-    assert dump_identity(back) == identity
+    assert dump_identity(back, classes=classes_of(theirs)) == identity
 
 
 def test_classes_of_one_name_in_two_modules_of_the_flow_are_told_apart(load):
@@ -337,6 +337,33 @@ def test_enums_and_dataclasses_count_by_class_and_by_all_that_is_in_them():
         1,
     ]
     assert len({dump_identity(value) for value in distinct}) == len(distinct)
+
+
+def unlike(value):
+    """An enum whose member has another value."""
+    return enum.Enum("Level", {"HIGH": value}, module=__name__).HIGH
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, 2), ("a", "b"), ((1, 2), (2, 1)), (Point(1), Point(2)), (1, 1.0), (Color.RED, Color.BLUE)]
+)
+def test_the_value_of_a_member_counts(before, after):
+    assert dump_identity(unlike(before)) == dump_identity(unlike(before))
+    assert dump_identity(unlike(before)) != dump_identity(unlike(after))
+
+
+def test_a_member_whose_value_cannot_pass_between_tasks_counts_by_its_name():
+    assert dump_identity(unlike(int)) == dump_identity(unlike(str))
+    assert dump_identity(unlike(int)) != dump_identity(unlike(1))
+
+
+def test_classes_of_one_name_in_other_modules_are_not_identical(load):
+    flow, other, third = load("flow"), load("some_library"), load("third")
+    for value in ("Point(1)", "Color.RED"):
+        one, two, three = (eval(value, vars(module)) for module in (flow, other, third))
+        texts = [dump_identity(each, classes=classes_of(flow, other)) for each in (one, two, three)]
+        assert len({*texts}) == 3
+        assert dump_identity(one, classes=classes_of(flow)) != dump_identity(two, classes=classes_of(flow))
 
 
 def test_the_order_of_the_fields_does_not_count():

@@ -306,6 +306,67 @@ def test_a_class_may_stand_beside_the_flow_while_its_tasks_stand_elsewhere(
     assert result.get(reader.given) == reader.Point(1)
 
 
+def test_what_is_published_is_read_where_the_class_stands_beside_the_flow(
+    project: Project, load: Callable[..., types.ModuleType]
+) -> None:
+    load("points_tasks", TASKS_CODE)
+    wiring = load("points", WIRING_CODE)
+    result = project.run(wiring.flow)
+
+    with project.config():
+        assert wiring.given.get_output_from_store() == result.get(wiring.given) == wiring.Point(1)
+
+
+MEMBERS_CODE = """
+import enum
+from pipedag_airflow import Flow, Stage, materialize
+import kinds
+
+class Mode(enum.Enum):
+    FAST = 1
+
+@materialize(version="1", cache=lambda mode, kind: mode)
+def use(mode, kind):
+    called.append("use")
+    return mode.value
+
+with Flow("members") as flow, Stage("s"):
+    used = use(Mode.FAST, kinds.Kind.A)
+"""
+KINDS_CODE = """
+import enum
+
+class Kind(enum.Enum):
+    A = "a"
+
+class Mode(enum.Enum):
+    FAST = 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "kinds"),
+    [
+        (MEMBERS_CODE.replace("FAST = 1", "FAST = 2"), KINDS_CODE),
+        (MEMBERS_CODE, KINDS_CODE.replace('"a"', '"b"')),
+        (MEMBERS_CODE.replace("use(Mode", "use(kinds.Mode"), KINDS_CODE),
+    ],
+    ids=["a value in the flow's module", "a value in another module", "a class of the same name in another module"],
+)
+def test_another_member_than_before_runs_the_task_again(
+    project: Project, load: Callable[..., types.ModuleType], code: str, kinds: str
+) -> None:
+    load("kinds", KINDS_CODE)
+    project.run(load("members", MEMBERS_CODE).flow)
+    assert project.called == ["use"]
+    project.run(load("unusual_prefix_0123_members", MEMBERS_CODE).flow)
+    assert project.called == []
+
+    load("kinds", kinds)
+    project.run(load("members", code).flow)
+    assert project.called == ["use"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "detail"),
     [
