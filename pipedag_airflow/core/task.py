@@ -14,6 +14,7 @@ from pipedag_airflow.core.classes import field_values, is_dataclass_instance
 from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.naming import checked_tags
+from pipedag_airflow.core.paths import circles_named
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import StageError
 
@@ -78,6 +79,7 @@ class UnboundTask:
         Raises:
             TypeError: if the arguments do not fit the function.
             StageError: if a flow is open, but no stage.
+            UnsupportedValueError: if an argument holds itself.
         """
         flow, stage = definition.current_flow(), definition.current_stage()
         if flow is None:
@@ -158,7 +160,8 @@ class Task:
         self.id = ""
         #: The group that the task directly stands in, within its stage.
         self.group: GroupNode | None = definition.current_group()
-        self.inputs = _referenced_tasks(bound.arguments)
+        where = f"Task {unbound.name!r} in stage {stage.name!r} of flow {flow.name!r}: argument"
+        self.inputs = _referenced_tasks(bound.arguments, where)
 
     def __getitem__(self, key: Any) -> TaskGetItem:
         """Refer to one element of the task's result."""
@@ -281,7 +284,7 @@ def _field(value: Any, name: Any) -> Any:
     raise KeyError(f"{type(value).__qualname__} has no field {name!r}; its fields are {', '.join(fields) or 'none'}")
 
 
-def _referenced_tasks(arguments: Any) -> tuple[Task, ...]:
+def _referenced_tasks(arguments: Mapping[str, Any], where: str) -> tuple[Task, ...]:
     """Return the distinct tasks that stand in the arguments, in the order of their first use."""
     found: dict[Task, None] = {}
 
@@ -292,5 +295,7 @@ def _referenced_tasks(arguments: Any) -> tuple[Task, ...]:
             found[own(value, "task")] = None
         return value
 
-    deep_map(dict(arguments), note)
+    for name, value in arguments.items():
+        with circles_named(value, f"{where} {name}"):
+            deep_map(value, note)
     return tuple(found)

@@ -21,7 +21,9 @@ import attrs
 
 from pipedag_airflow.core.classes import Classes, field_values, is_dataclass_instance, new_instance, with_fields
 from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Stored, Table
+from pipedag_airflow.core.paths import at_key, circles_named, shown_key
 from pipedag_airflow.core.stage import Stage
+from pipedag_airflow.core.times import decode_time, encode_time, is_time_tag
 from pipedag_airflow.errors import CacheError, NotFiniteError, UnsupportedValueError
 
 __all__ = ["ArgumentOnly", "Decoder", "classes_in", "deep_map", "dump_identity", "dump_stored"]
@@ -31,6 +33,8 @@ _ADMITTED = (
     "dict, list, tuple, int, float, str, bool, None, date, datetime, time, timedelta, Path, "
     "members of enums, instances of dataclasses, Table, RawSql, Blob and Stage"
 )
+#: Larger ints are written as hexadecimals: Python may refuse to write them as decimals, which takes it long.
+_DECIMAL_BITS = 2048
 _NO_OWN_CLASSES = Classes()
 _PATH = type(Path())
 Encode = Callable[[Any, str], Any]
@@ -58,7 +62,8 @@ def dump_stored(value: Any, where: str = "result", classes: Classes = _NO_OWN_CL
         UnsupportedValueError: if the value holds something that cannot be stored; the message has the path to it.
     """
     encoder = _Encoder(_stored_container, is_identity=False, classes=classes)
-    return json.dumps(encoder.encode(value, where), separators=(",", ":"))
+    with circles_named(value, where):
+        return json.dumps(encoder.encode(value, where), separators=(",", ":"))
 
 
 def dump_identity(
@@ -77,7 +82,8 @@ def dump_identity(
         UnsupportedValueError: as for :func:`dump_stored`.
     """
     encoder = _Encoder(_identity_container, is_identity=True, special=special, classes=classes)
-    return json.dumps(encoder.encode(value, where), separators=(",", ":"), sort_keys=True)
+    with circles_named(value, where):
+        return json.dumps(encoder.encode(value, where), separators=(",", ":"), sort_keys=True)
 
 
 def deep_map(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -123,8 +129,10 @@ class _Encoder:
 
     def encode(self, value: Any, where: str) -> Any:
         kind = type(value)
-        if value is None or kind in (bool, int, str):
+        if value is None or kind in (bool, str):
             return value
+        if kind is int:
+            return value if value.bit_length() <= _DECIMAL_BITS else {_TAG: "int", "v": hex(value)}
         if kind is float:
             return self._float(value, where)
         if kind is list or (kind is tuple and self.is_identity):
@@ -141,10 +149,10 @@ class _Encoder:
         return value
 
     def _dict(self, value: dict[Any, Any], where: str) -> Any:
-        items = [(key, self.encode(item, f"{where}[{key!r}]")) for key, item in value.items()]
+        items = [(key, self.encode(item, at_key(where, key))) for key, item in value.items()]
         if all(type(key) is str for key, _ in items) and _TAG not in value:
             return dict(items)
-        pairs = [[self.encode(key, f"key {key!r} of {where}"), item] for key, item in items]
+        pairs = [[self.encode(key, f"key {shown_key(key)} of {where}"), item] for key, item in items]
         if self.is_identity:
             pairs.sort(key=lambda pair: json.dumps(pair[0], sort_keys=True))
         return {_TAG: "dict", "v": pairs}
@@ -161,9 +169,9 @@ class _Encoder:
             return {_TAG: "stage", "v": value.name}
         if type(value) is _PATH:  # not a subclass, whose path may be one of another file system
             return {_TAG: "path", "v": str(value)}
-        for tag, (kind, dump, _) in _TIMES.items():
-            if type(value) is kind:
-                return {_TAG: tag, "v": dump(value)}
+        time = encode_time(value, where)
+        if time is not None:
+            return {_TAG: time[0], **time[1]}
         if isinstance(value, enum.Enum) or is_dataclass_instance(value):
             return self._of_class(value, where)
         if isinstance(value, ArgumentOnly):
@@ -231,19 +239,9 @@ def _refusal(value: Any, where: str) -> str:
         hint = "A set has no order: use the list sorted(...) instead."
     elif kind.__module__.split(".")[0] == "numpy" and hasattr(value, "item"):
         hint = "Call .item() to get the plain Python number."
+    elif isinstance(value, (dt.datetime, dt.timedelta)) and kind.__module__.split(".")[0] == "pandas":
+        hint = "Call .to_pydatetime() or .to_pytimedelta() to get the plain Python value, and give None for NaT."
     return f"{where} is of type {name}, which cannot pass between tasks. Admitted are: {_ADMITTED}. {hint}"
-
-
-_TIMES: Mapping[str, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
-    "date": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
-    "time": (dt.time, dt.time.isoformat, dt.time.fromisoformat),
-    "timedelta": (
-        dt.timedelta,
-        lambda delta: [delta.days, delta.seconds, delta.microseconds],
-        lambda parts: dt.timedelta(days=parts[0], seconds=parts[1], microseconds=parts[2]),
-    ),
-}
 
 
 _CONTAINERS: Mapping[str, type[Stored]] = {"table": Table, "rawsql": RawSql, "blob": Blob}
@@ -316,11 +314,13 @@ class Decoder:
         tag = node.get(_TAG)
         if tag is None:
             return {key: self._decode(item) for key, item in node.items()}
-        if tag in _TIMES:
-            return _TIMES[tag][2](node["v"])
+        if is_time_tag(tag):
+            return decode_time(tag, node, self.where)
         return self._tagged(tag, node)
 
     def _tagged(self, tag: str, node: dict[str, Any]) -> Any:
+        if tag == "int":
+            return int(node["v"], 16)
         if tag == "tuple":
             return tuple(self._decode(item) for item in node["v"])
         if tag == "dict":

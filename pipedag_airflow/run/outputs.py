@@ -18,6 +18,7 @@ from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
 from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Stored, Table, View
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.core.naming import generated_name
+from pipedag_airflow.core.paths import at_key, circles_named
 from pipedag_airflow.errors import (
     ConfigError,
     DuplicateNameError,
@@ -100,7 +101,7 @@ def prepare(
         known: What the function has materialized, by the ids of the objects that stand for it in the result.
 
     Raises:
-        UnsupportedValueError: if the result holds an empty table or script, or a blob of a lazy task.
+        UnsupportedValueError: if the result holds itself, an empty table or script, or a blob of a lazy task.
         ExternalTableError: if the result refers to a table that is not there, or is in the stage's own schemas.
         DuplicateNameError: if two tables, scripts or blobs of the result have one name.
         ConfigError: if ``auto_table`` or ``auto_blob`` list a class that is not there.
@@ -127,7 +128,8 @@ def prepare(
             output.container.locate(task.stage.name, generation, output.cache_key)
         return outputs[id(value)].container
 
-    value = _map_with_place(result, prepared, "result")
+    with circles_named(result, f"Task {task.id!r}: result"):
+        value = _map_with_place(result, prepared, "result")
     every = list(dict.fromkeys(outputs.values()))
     check_names(task, every)
     _check_references(session, task, references, generation)
@@ -162,7 +164,7 @@ def _map_with_place(value: Any, function: Callable[[Any, str], Any], place: str)
     if type(value) is tuple:
         return tuple(_map_with_place(item, function, f"{place}[{index}]") for index, item in enumerate(value))
     if type(value) is dict:
-        return {key: _map_with_place(item, function, f"{place}[{key!r}]") for key, item in value.items()}
+        return {key: _map_with_place(item, function, at_key(place, key)) for key, item in value.items()}
     mapped = function(value, place)
     if mapped is value and is_dataclass_instance(value):
         return with_fields(value, lambda name, field: _map_with_place(field, function, f"{place}.{name}"))

@@ -164,3 +164,11 @@ def test_an_argument_that_would_hide_a_task_is_refused_by_its_name():
         Stage("clean"),
     ):
         named(1, second={2})
+
+
+def test_an_argument_that_holds_itself_is_refused_with_its_path(flow):
+    circle = {"a": []}
+    circle["a"].append(circle)
+    expected = r"^Task 'task' in stage 'clean' of flow 'sales': argument args\[1\]\['a'\]\[0\] is .*args\[1\] itself"
+    with pytest.raises(UnsupportedValueError, match=expected):
+        task(1, circle)

@@ -27,6 +27,7 @@ from pipedag_airflow.errors import CacheError, UnsupportedValueError
 
 Pair = namedtuple("Pair", ["left", "right"])
 SUMMER = dt.timezone(dt.timedelta(hours=2))
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 
 
 class Text(str):
@@ -77,11 +78,6 @@ def shape(value):
     return type(value), repr(value)
 
 
-def without_fold(moment):
-    """Equality of times does not see the fold, and it is not stored."""
-    return moment.replace(fold=0)
-
-
 scalars = (
     st.none()
     | st.booleans()
@@ -89,9 +85,10 @@ scalars = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=[]))
     | st.dates()
-    | st.datetimes().map(without_fold)
-    | st.datetimes(timezones=st.sampled_from([dt.UTC, SUMMER])).map(without_fold)
-    | st.times().map(without_fold)
+    | st.datetimes()
+    | st.datetimes(timezones=st.sampled_from([dt.UTC, SUMMER, BERLIN]))
+    | st.times()
+    | st.times(timezones=st.sampled_from([dt.UTC, SUMMER, BERLIN]))
     | st.timedeltas()
     | st.builds(Path, st.text("ab/. ", min_size=1))
     | st.sampled_from([*Color, *Right, Right(0), Right.READ | Right.WRITE])
@@ -137,6 +134,12 @@ def test_a_stored_value_comes_back_equal_and_of_equal_types(value):
         Path("a/b c.txt"),
         dt.datetime(2024, 5, 6, 7, 8, 9, 10, SUMMER),
         dt.time(7, 8, 9, 10, dt.UTC),
+        dt.time(1, tzinfo=BERLIN),
+        dt.datetime(2024, 5, 6, 7, 8, tzinfo=BERLIN),
+        dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1),
+        dt.datetime(2024, 10, 27, 2, 30, fold=1),  # noqa: DTZ001 - one without a zone
+        dt.datetime(2024, 1, 1, tzinfo=zoneinfo.ZoneInfo("UTC")),
+        dt.time(2, 30, fold=1),
         dt.timedelta(days=-1, microseconds=1),
     ],
     ids=repr,
@@ -145,10 +148,75 @@ def test_sharp_values_come_back(value):
     assert shape(restored(value)) == shape(value)
 
 
-def test_an_aware_time_keeps_its_instant_and_its_offset():
-    moment = dt.datetime(2024, 5, 6, 7, 8, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+class Local(dt.tzinfo):
+    """A zone without a name, two hours ahead on every day but unknown for a time alone."""
+
+    def utcoffset(self, moment):
+        return None if moment is None else dt.timedelta(hours=2)
+
+    def dst(self, moment):
+        return None
+
+
+def test_a_time_in_a_zone_without_a_name_keeps_its_instant_and_its_offset():
+    moment = dt.datetime(2024, 5, 6, 7, 8, tzinfo=Local())
     assert restored(moment) == moment
-    assert restored(moment).utcoffset() == moment.utcoffset()
+    assert restored(moment).tzinfo == SUMMER
+
+
+@pytest.mark.parametrize("dump", [dump_stored, dump_identity])
+def test_a_time_of_day_in_a_zone_without_a_name_is_refused(dump):
+    with pytest.raises(UnsupportedValueError, match=r"^result\['at'\] is datetime.time\(1, .*zone has neither a name"):
+        dump({"at": dt.time(1, tzinfo=Local())}, "result")
+
+
+def test_a_zone_that_this_machine_does_not_know_is_a_clear_error():
+    text = dump_stored([dt.time(1, tzinfo=BERLIN)]).replace("Europe/Berlin", "Europe/Atlantis")
+    with pytest.raises(CacheError, match=r"a time in the zone 'Europe/Atlantis', which this machine does not know"):
+        Decoder(3, {}).load(text)
+
+
+def test_zone_and_fold_count_for_identity():
+    moments = [dt.datetime(2024, 10, 27, 2, 30, tzinfo=zone, fold=fold) for zone in (BERLIN, SUMMER) for fold in (0, 1)]
+    assert len({dump_identity(moment) for moment in moments}) == 4
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), 2**2048, -(2**2048) + 1], ids=["5000", "-5000", "2k", "-2k"])
+def test_an_int_may_be_of_any_size(value):
+    assert restored([value, {value: value}]) == [value, {value: value}]
+    assert dump_identity(value) == dump_identity(value)
+    assert dump_identity(value) != dump_identity(value + 1)
+
+
+def test_a_refused_value_under_a_huge_key_is_an_error_of_ours():
+    with pytest.raises(UnsupportedValueError, match=r"^result\[a key of type int\] is of type set"):
+        dump_stored({10**5000: {1}})
+
+
+def circular_list():
+    value = [1]
+    value.append({"a": (value,)})
+    return value, r"\[1\]\['a'\]\[0\] is {where} itself"
+
+
+def circular_dict():
+    value = {"x": {}}
+    value["x"]["y"] = value["x"]
+    return [value], r"\[0\]\['x'\]\['y'\] is {where}\[0\]\['x'\] itself"
+
+
+def circular_dataclass():
+    value = Settings()
+    value.more.append(value)
+    return value, r"\.more\[0\] is {where} itself"
+
+
+@pytest.mark.parametrize("dump", [dump_stored, dump_identity])
+@pytest.mark.parametrize("make", [circular_list, circular_dict, circular_dataclass])
+def test_a_value_that_holds_itself_is_refused_with_its_path(dump, make):
+    value, path = make()
+    with pytest.raises(UnsupportedValueError, match="^result" + path.format(where="result")):
+        dump(value, "result")
 
 
 def test_the_stored_form_is_json_in_ascii():
@@ -354,7 +422,9 @@ REFUSED = [
     (np.float64(1), "numpy.float64", r"\.item\(\)"),
     (np.bool_(True), "numpy.bool", r"\.item\(\)"),
     (np.str_("x"), "numpy.str_", r"\.item\(\)"),
-    (pd.Timestamp("2024-01-01"), "Timestamp", "Wrap it in Table"),
+    (pd.Timestamp("2024-01-01"), "Timestamp", r"Call \.to_pydatetime\(\)"),
+    (pd.Timedelta("1s"), "Timedelta", r"\.to_pytimedelta\(\)"),
+    (pd.NaT, "NaTType", "None for NaT"),
     (pd.DataFrame({"a": [1]}), "DataFrame", "Wrap it in Table"),
     (object(), "object", "Wrap it in Table"),
     (len, "builtin_function_or_method", "Wrap it in Table"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 import sys
 import types
+import zoneinfo
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +199,47 @@ def test_what_cannot_be_stored_is_refused_when_it_is_returned(project: Project, 
         make()
 
     with pytest.raises(UnsupportedValueError, match=rf"^Task 'first\.make': {message}"):
+        project.run(flow)
+
+
+def test_values_that_python_writes_badly_pass_between_tasks_and_runs(project: Project) -> None:
+    berlin = zoneinfo.ZoneInfo("Europe/Berlin")
+    value = [10**5000, {10**5000: dt.time(1, tzinfo=berlin)}, dt.datetime(2024, 10, 27, 2, 30, tzinfo=berlin, fold=1)]
+
+    @materialize(version="1")
+    def make(given: Any) -> Any:
+        return given
+
+    @materialize(version="1")
+    def read(given: Any) -> str:
+        return str(given[2].utcoffset())
+
+    def flow() -> Flow:
+        with Flow("sharp") as flow, Stage("first"):
+            read(make(value))
+        return flow
+
+    for _ in ("fresh", "cached"):
+        wired = flow()
+        result = project.run(wired)
+        back = result.get(wired["first"]["make"])
+        assert back == value
+        assert (back[1][10**5000].tzinfo, back[2].tzinfo, back[2].fold) == (berlin, berlin, 1)
+        assert result.get(wired["first"]["read"]) == "1:00:00"
+    assert project.executed(flow()) == []
+
+
+def test_a_result_that_holds_itself_is_refused_with_its_path(project: Project) -> None:
+    @materialize(version="1")
+    def make() -> Any:
+        circle: list[Any] = [1]
+        circle.append({"a": circle})
+        return circle
+
+    with Flow("refused") as flow, Stage("first"):
+        make()
+
+    with pytest.raises(UnsupportedValueError, match=r"^Task 'first\.make': result\[1\]\['a'\] is .* itself"):
         project.run(flow)
 
 
