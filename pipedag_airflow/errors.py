@@ -7,7 +7,8 @@
     │   ├── PlaceholderError (AttributeError)         {name} or {$NAME} has no value
     │   └── MissingBlockError (KeyError)              a reference to a named block leads nowhere
     ├── FlowError                                the graph of a flow is wrong
-    │   └── FlowChangedError                     the flow was redeployed in the middle of a run
+    │   ├── FlowChangedError                     the flow was redeployed in the middle of a run
+    │   └── NotCalledError (ValueError)          a task is unpacked that was not called
     ├── SelectionError (ValueError)              what is selected is not in the flow, or cannot be run like that
     ├── StageError                               a stage or task in the wrong place or state
     ├── GroupNodeError                           a group in the wrong place or state
@@ -62,6 +63,7 @@ __all__ = [
     "MissingBlockError",
     "MissingExtraError",
     "NoBlobStoreError",
+    "NotCalledError",
     "NotFiniteError",
     "NullabilityError",
     "PipedagError",
@@ -109,6 +111,10 @@ class FlowError(PipedagError):
 
 class FlowChangedError(FlowError):
     """The flow was changed between the steps of one run."""
+
+
+class NotCalledError(FlowError, ValueError):
+    """A task that was not called is unpacked as if it were its result."""
 
 
 class SelectionError(PipedagError, ValueError):

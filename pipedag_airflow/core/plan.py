@@ -17,7 +17,7 @@ from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.ordering import barrier_edges
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import dump_identity
-from pipedag_airflow.errors import FlowChangedError
+from pipedag_airflow.errors import FlowChangedError, UnsupportedValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -306,5 +306,18 @@ def _position(task: Task, positions: dict[str, str]) -> str:
     where = f"Task {task.id!r} of flow {task.flow.name!r}: argument"
     arguments: list[str] = []
     for name, value in sorted(task.bound.arguments.items()):
-        arguments += name, dump_identity(value, f"{where} {name}", reference, task.flow.classes)
+        try:
+            arguments += name, dump_identity(value, f"{where} {name}", reference, task.flow.classes)
+        except UnsupportedValueError as error:
+            raise _with_default(error, task, name, value) from None
     return fingerprint(task.name, task.stage.name, *arguments)
+
+
+def _with_default(error: UnsupportedValueError, task: Task, name: str, value: Any) -> UnsupportedValueError:
+    """Return an error that says so if the argument was not given, but is the default."""
+    parameter = task.unbound.signature.parameters.get(name)
+    if parameter is None or parameter.default is not value:
+        return error
+    return type(error)(
+        f"{error} It is the default of the parameter: let that be None, and replace None within the function."
+    )

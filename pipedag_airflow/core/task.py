@@ -16,7 +16,7 @@ from pipedag_airflow.core.definition import own
 from pipedag_airflow.core.naming import checked_tags
 from pipedag_airflow.core.paths import circles_named
 from pipedag_airflow.core.values import deep_map
-from pipedag_airflow.errors import StageError
+from pipedag_airflow.errors import NotCalledError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -116,6 +116,14 @@ class UnboundTask:
                     f"{ours!r}: tables were loaded for the calling task. Give both the same input_type."
                 )
         return deep_map(self.fn(*args, **kwargs), _unwrap)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Refuse to be unpacked.
+
+        Raises:
+            NotCalledError: always.
+        """
+        raise NotCalledError(f"Task {self.name!r} is unpacked, but not called: write {self.name}(...) to unpack it.")
 
     def __repr__(self) -> str:
         return f"<UnboundTask {self.name}>"

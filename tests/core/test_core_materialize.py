@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 
 from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
 from pipedag_airflow.core import Task, UnboundTask
 from pipedag_airflow.core.task import running_task
-from pipedag_airflow.errors import StageError
+from pipedag_airflow.errors import NotFiniteError, StageError, UnsupportedValueError
 
 
 def add(a, b=2, *more, c, **others):
@@ -106,6 +107,26 @@ def test_defaults_are_part_of_the_call():
     with Flow(), Stage("stage"):
         task = materialize(add)(1, c=3)
     assert task.bound.arguments == {"a": 1, "b": 2, "more": (), "c": 3, "others": {}}
+
+
+@pytest.mark.parametrize(
+    ("default", "error"), [(len, UnsupportedValueError), ({1}, UnsupportedValueError), (math.nan, NotFiniteError)]
+)
+def test_a_default_that_cannot_be_an_argument_is_refused_as_one(default, error):
+    @materialize
+    def total(frame, how=default):
+        return frame, how
+
+    told = r"argument how is .* default of the parameter: let that be None"
+    with pytest.raises(error, match=told) as refused, Flow(), Stage("stage"):
+        total(1)
+    with pytest.raises(error) as given, Flow(), Stage("stage"):
+        total(1, [default])
+
+    assert type(refused.value) is error
+    assert "default of the parameter" not in str(given.value)
+    with Flow(), Stage("stage"):
+        total(1, None)
 
 
 def test_arguments_are_kept_as_they_are_until_the_run():

@@ -103,9 +103,9 @@ def test_a_reference_cannot_be_iterated(flow):
         iter(task()["a"])
 
 
-def test_a_task_that_was_not_called_cannot_be_iterated():
-    with pytest.raises(TypeError, match="not iterable"):
-        iter(triple)
+def test_a_task_that_was_not_called_cannot_be_unpacked():
+    with pytest.raises(ValueError, match=r"Task 'triple' is unpacked, but not called: write triple\(\.\.\.\)"):
+        _, _, _ = triple
 
 
 @pytest.mark.parametrize(
