@@ -125,6 +125,7 @@ _FORMER_KEYS = {
     "disable_kroki": "remove it: no Kroki server is ever contacted unless kroki_url names one",
     "metadata_store": _METADATA_ADVICE,
     "metadata_table_store": _METADATA_ADVICE,
+    "visualization": "remove it: what groups look like is not configured",
 }
 
 
@@ -265,7 +266,6 @@ _ATTRIBUTES: dict[str, Node] = {
     "wait_seconds": _SECONDS,
     "begin_query_seconds": _SECONDS,
     "airflow": AIRFLOW,
-    "visualization": _MAP,
     "tags": _ANY,
     "stage_tags": _ANY,
 }

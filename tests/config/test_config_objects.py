@@ -128,6 +128,22 @@ def test_a_store_builds_its_own_parts():
     assert context.create_object("table_store.local_table_cache").args == {"base_path": "/cache"}
 
 
+def test_who_configures_a_local_table_cache_is_told_that_there_is_none(caplog):
+    config = PipedagConfig(
+        {
+            "instances": {
+                "with": {"table_store": {"local_table_cache": named(FromConfig)}},
+                "without": {"table_store": named(Plain)},
+            }
+        }
+    )
+    config.get("without")
+    assert caplog.messages == []
+    config.get("with")
+    (message,) = caplog.messages
+    assert message.startswith("dictionary (instance with, flow __any__): table_store.local_table_cache has no effect")
+
+
 def failure(context, name="table_store") -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         getattr(context, name)
