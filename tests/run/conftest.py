@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -25,9 +26,7 @@ class Database:
     """The database of a project, as a reader sees it who knows nothing of us."""
 
     #: For each table and view: its schema and its name.
-    tables = (
-        "select schema_name, table_name from duckdb_tables() union select schema_name, view_name from duckdb_views()"
-    )
+    tables = "select table_schema, table_name from information_schema.tables"
     #: A writer has the file open: that is DuckDB's way to say "wait".
     busy: tuple[type[Exception], ...] = (duckdb.IOException,)
 
@@ -54,7 +53,6 @@ class Database:
 class Postgres(Database):
     """The same in PostgreSQL."""
 
-    tables = "select table_schema, table_name from information_schema.tables"
     busy = ()
 
     @contextmanager
@@ -124,6 +122,28 @@ class Project:
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the database as a reader does who knows nothing of us."""
         return self.database.query(sql)
+
+    def places(self, stage: str | None = None) -> dict[str, str]:
+        """Return the generation in whose schema each table was made that readers see: what was not made has not moved.
+
+        Args:
+            stage: Only of this stage.
+        """
+        rows = self.query(
+            "select stage, name, container from pipedag_metadata.object join pipedag_metadata.stage using (stage)"
+            " where generation = live and kind = 'table'"
+        )
+        return {name: container for of, name, container in rows if stage in (of, None)}
+
+    def objects(self, pattern: str, kind: str = "%") -> set[str]:
+        """Return the tables and views whose schemas are like a pattern, such as ``one__g*``, each with its schema.
+
+        Args:
+            pattern: A pattern as for the names of files.
+            kind: ``BASE TABLE`` or ``VIEW``, if not both.
+        """
+        rows = self.query(f"{self.database.tables} where table_type like '{kind}'")
+        return {f"{schema}.{name}" for schema, name in rows if fnmatchcase(schema, pattern)}
 
     def schemas(self) -> set[str]:
         """Return the schemas that have a table or view."""

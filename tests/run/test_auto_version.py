@@ -205,6 +205,7 @@ def shop(project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest
     return Shop(project, caplog, monkeypatch)
 
 
+@pytest.mark.databases("duckdb", "postgres")
 def test_a_task_is_called_once_when_it_runs_and_not_at_all_when_it_is_valid(shop: Shop) -> None:
     assert shop.run() == ["products", "prices", "report"]
     assert shop.run() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
 
 from pipedag_airflow import Flow, GroupNode, Stage, Table, materialize
@@ -44,6 +45,7 @@ def side_effects(project: Project, file: Path, text: str, *, grouped: bool = Tru
     return flow
 
 
+@pytest.mark.databases("duckdb", "postgres")
 def test_what_stands_behind_a_barrier_is_decided_when_what_stands_before_it_is_done(
     project: Project, tmp_path: Path
 ) -> None:
@@ -76,6 +78,7 @@ def test_without_fail_fast_nothing_behind_a_barrier_runs_if_something_before_it_
     assert not result.successful
 
 
+@pytest.mark.databases("duckdb", "postgres")
 def test_a_group_that_goes_makes_nothing_run(project: Project, tmp_path: Path) -> None:
     project.run(side_effects(project, tmp_path / "file", "one"))
     result = project.run(side_effects(project, tmp_path / "file", "one", grouped=False))

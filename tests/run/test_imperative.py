@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
     from conftest import Project
 
-#: What is in the schemas of generations, with the marks that make names unique left out.
-STORED = """
-    select schema_name || '.' || regexp_replace(table_name, '__[a-z2-7]{8}$', '__MARK') from duckdb_tables()
-    where schema_name like '%\\_\\_g%' escape '\\' order by 1
-"""
+on_both_databases = pytest.mark.databases("duckdb", "postgres")
+
+
+@pytest.fixture(autouse=True)
+def _published_by_views(project: Project) -> None:
+    """So that the schemas of generations, at which these tests look, are the same in both databases."""
+    project.settings["stage_commit_technique"] = "read_views"
 
 
 def stored(project: Project) -> list[str]:
-    return [name for (name,) in project.query(STORED)]
+    """Return what is in the schemas of generations, with the marks that make names unique left out."""
+    tables = project.objects("*__g*", "BASE TABLE")
+    return sorted(re.sub("__[a-z2-7]{8}$", "__MARK", name) for name in tables)
 
 
 def steps(project: Project, *, low: int = 1, high: int = 3, fail: bool = False, view: bool = False) -> Flow:
@@ -62,6 +66,7 @@ def steps(project: Project, *, low: int = 1, high: int = 3, fail: bool = False, 
     return flow
 
 
+@on_both_databases
 def test_a_table_is_stored_at_once_and_published_with_its_stage(project: Project) -> None:
     flow = steps(project)
     result = project.run(flow)
@@ -70,6 +75,7 @@ def test_a_table_is_stored_at_once_and_published_with_its_stage(project: Project
     assert project.query("select x from mart.first order by x") == [(2,), (3,), (4,)]
 
 
+@on_both_databases
 def test_an_unchanged_lazy_task_finds_what_it_had_materialized_and_needs_no_step_of_its_own(project: Project) -> None:
     before = project.generations(project.run(steps(project)))
     result = project.run(steps(project))
@@ -78,6 +84,7 @@ def test_an_unchanged_lazy_task_finds_what_it_had_materialized_and_needs_no_step
     assert stored(project) == ["mart__g1.first__MARK", "mart__g1.second", "raw__g1.source"]
 
 
+@on_both_databases
 @pytest.mark.parametrize(
     ("edit", "made", "rows"),
     [
@@ -96,6 +103,7 @@ def test_only_the_steps_that_changed_and_those_after_them_are_made(
     assert project.query("select x from mart.second order by x") == rows
 
 
+@on_both_databases
 def test_a_failure_afterwards_leaves_nothing(project: Project) -> None:
     project.run(steps(project))
     with pytest.raises(ZeroDivisionError, match="after the first step"):
@@ -107,14 +115,14 @@ def test_a_failure_afterwards_leaves_nothing(project: Project) -> None:
     assert project.query("select x from mart.first order by x") == [(3,), (4,)]
 
 
+@on_both_databases
 def test_a_view_may_show_what_the_task_has_materialized(project: Project) -> None:
     project.run(steps(project, view=True))
     # The table is found, the view is made anew in another schema; and it is noticed if what it shows is gone.
     project.run(steps(project, view=True, high=4))
     assert project.query("select x from mart.second order by x") == [(2,), (3,), (4,)]
-    ((name,),) = project.query("select table_name from duckdb_tables() where table_name like 'first%'")
-    with duckdb.connect(str(project.folder / "pipeline.duckdb")) as connection:
-        connection.execute(f"drop table mart__g1.{name}")
+    (name,) = project.objects("mart__g1", "BASE TABLE")
+    project.database.execute(f"drop table {name} cascade")
     project.run(steps(project, view=True, high=4))
     assert project.query("select x from mart.second order by x") == [(2,), (3,), (4,)]
 
@@ -189,8 +197,8 @@ def test_two_tasks_that_materialize_one_name_are_an_error_and_what_the_first_one
     with pytest.raises(DuplicateNameError, match=r"'s\.one' and 's\.two' both make a table of the name 't'"):
         project.run(flow)
     assert stored(project) == ["s__g1.t__MARK"]
-    ((name,),) = project.query("select table_name from duckdb_tables() where table_name like 't\\_\\_%' escape '\\'")
-    assert project.query(f"select x from s__g1.{name}") == [(1,)]
+    (name,) = project.objects("s__g1")
+    assert project.query(f"select x from {name}") == [(1,)]
 
 
 def test_a_zombie_changes_nothing_of_what_its_retry_has_stored(project: Project) -> None:

@@ -21,6 +21,8 @@ from pipedag_airflow.run.execute import execute
 if TYPE_CHECKING:
     from conftest import Project
 
+on_both_databases = pytest.mark.databases("duckdb", "postgres")
+
 
 class Shop:
     """A flow whose source says something new whenever a test wants it to, without a change of version."""
@@ -115,6 +117,7 @@ def test_a_task_runs_though_it_is_valid_and_its_result_is_this_runs_alone(shop: 
     assert price(after, "raw", "orders") == 1
 
 
+@on_both_databases
 def test_what_is_not_selected_is_read_as_it_is_published(shop: Shop, project: Project) -> None:
     shop.run("raw.orders")  # unpublished: nobody reads it
     result = shop.run("clean.merged")
@@ -125,6 +128,7 @@ def test_what_is_not_selected_is_read_as_it_is_published(shop: Shop, project: Pr
     assert merged["rate"].to_list() == [3]  # of the two calls of one task, the one that the wiring means
 
 
+@on_both_databases
 def test_selected_tasks_read_each_other_across_stages_before_anything_is_published(
     shop: Shop, project: Project
 ) -> None:
@@ -136,6 +140,7 @@ def test_selected_tasks_read_each_other_across_stages_before_anything_is_publish
     assert set(project.generations(result).values()) == {1}
 
 
+@on_both_databases
 def test_a_task_reads_a_nested_stage_that_is_not_selected_as_it_is_published(shop: Shop, project: Project) -> None:
     result = shop.run("clean.merged clean.done")
 
@@ -144,6 +149,7 @@ def test_a_task_reads_a_nested_stage_that_is_not_selected_as_it_is_published(sho
     assert price(result, "clean", "done") == 1
 
 
+@on_both_databases
 def test_state_invalid_runs_no_task_just_because_it_is_named(shop: Shop, project: Project) -> None:
     shop.version = "2"
     result = shop.run("+clean.merged,state:invalid")
