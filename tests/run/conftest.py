@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -17,7 +19,7 @@ from pipedag_airflow.run.summary import published_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
     from pipedag_airflow import ConfigContext
 
@@ -54,6 +56,10 @@ class Postgres(Database):
     """The same in PostgreSQL."""
 
     busy = ()
+
+    @classmethod
+    def of(cls, url: sa.URL) -> Postgres:
+        return cls(url.set(drivername="postgresql").render_as_string(hide_password=False))
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
@@ -124,7 +130,7 @@ class Project:
         return self.database.query(sql)
 
     def places(self, stage: str | None = None) -> dict[str, str]:
-        """Return the generation in whose schema each table was made that readers see: what was not made has not moved.
+        """Return the schema of each table that readers see; published by views, what was not made has not moved.
 
         Args:
             stage: Only of this stage.
@@ -162,8 +168,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """An empty database; in DuckDB where a test does not say otherwise."""
     if getattr(request, "param", "duckdb") == "duckdb":
         return Database(duckdb_url(tmp_path / "pipeline.duckdb"))
-    url: sa.URL = request.getfixturevalue("postgres_url")
-    return Postgres(url.set(drivername="postgresql").render_as_string(hide_password=False))
+    return Postgres.of(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -194,7 +199,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def project_in() -> Callable[[Path], Project]:
     """Makes a project in DuckDB in an empty folder, for tests that need more than one."""
     return lambda folder: Project(folder, Database(duckdb_url(folder / "pipeline.duckdb")))
+
+
+@pytest.fixture(scope="session")
+def new_project(request: pytest.FixtureRequest) -> Callable[[str], AbstractContextManager[Project]]:
+    """Makes an empty project in a database of a kind for a block, for tests that need one for each example."""
+
+    @contextmanager
+    def make(kind: str) -> Iterator[Project]:
+        with TemporaryDirectory() as name, ExitStack() as stack:
+            folder = Path(name)
+            if kind == "duckdb":
+                yield Project(folder, Database(duckdb_url(folder / "pipeline.duckdb")))
+            else:
+                url = stack.enter_context(request.getfixturevalue("postgres").database())
+                yield Project(folder, Postgres.of(url))
+
+    return make

@@ -5,7 +5,8 @@ The table of all combinations is in test_cache_policy.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from shutil import copytree
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import polars as pl
@@ -21,6 +22,9 @@ from pipedag_airflow.run.publish import publish
 from pipedag_airflow.run.result import FinalTaskState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from conftest import Project
 
 NORMAL, ASSERT, IGNORE, FORCE_FRESH, FORCE_ALL = (
@@ -65,7 +69,18 @@ def flow_of(project: Project, day: int = 1, *, rows: int = 2) -> Flow:  # noqa: 
 
     @materialize(lazy=True, cache=noted("query"))
     def query() -> Table[Any]:
-        return Table(sa.text(f"select * from range({rows})"), "query")
+        return Table(sa.text(" union all ".join(f"select {row} as x" for row in range(rows))), "query")
+
+    @materialize(version="1", cache=noted("steps"))
+    def steps() -> Table[Any]:
+        project.call("steps")
+        first = Table(sa.text("select 1 as x"), "step").materialize()
+        return Table(sa.select(first.c.x), "steps")
+
+    @materialize(lazy=True, cache=noted("lazy steps"))
+    def lazy_steps() -> Table[Any]:
+        first = Table(sa.text("select 1 as x"), "lazy_step").materialize()
+        return Table(sa.select(first.c.x), "lazy_steps")
 
     @materialize(lazy=True)
     def frame() -> Table[Any]:
@@ -86,7 +101,7 @@ def flow_of(project: Project, day: int = 1, *, rows: int = 2) -> Flow:  # noqa: 
 
     with Flow("modes") as flow:
         with Stage("raw"):
-            sources = {task.__name__: task() for task in (value, read, fixed, query, frame)}
+            sources = {task.__name__: task() for task in (value, read, fixed, query, steps, lazy_steps, frame)}
             always()
         with Stage("mart"):
             for name, source in sources.items():
@@ -95,59 +110,99 @@ def flow_of(project: Project, day: int = 1, *, rows: int = 2) -> Flow:  # noqa: 
 
 
 def tasks_called(project: Project) -> set[str]:
-    """The tasks that were called; lazy ones, which are called in every run, do not count."""
-    return {name for name in project.called if not name.startswith("cache of")}
+    """The tasks that were called, none of them twice; lazy ones, which are called in every run, do not count."""
+    called = [name for name in project.called if not name.startswith("cache of")]
+    assert sorted(called) == sorted({*called})
+    return {*called}
 
 
 def cache_functions_called(project: Project) -> list[str]:
     return sorted(name.removeprefix("cache of ") for name in project.called if name.startswith("cache of"))
 
 
-def places(project: Project) -> dict[str, str]:
-    """Where the tables are that readers of the first stage see."""
-    return dict(project.query("select view_name, sql from duckdb_views() where schema_name = 'raw'"))
-
-
 ALWAYS = {"always"}  # a task without version runs in every mode
-FRESH = {"value", "read", "after read", "after query"} | ALWAYS
+FRESH = {"value", "read", "steps", "after read", "after query", "after steps", "after lazy_steps"} | ALWAYS
 ALL = FRESH | {"fixed", "after fixed", "after frame", "after value"}
-CACHE_FUNCTIONS = ["query", "read", "value"]
+CACHE_FUNCTIONS = ["lazy steps", "query", "read", "steps", "value"]
+NO_VERSION = {"ignore_task_version": True}
+
+FRESH_TABLES = {"read", "query", "step", "steps", "lazy_step", "lazy_steps"}
+ALL_TABLES = FRESH_TABLES | {"fixed", "frame"}
+#: The lazy tasks themselves have no version; those that read them have one.
+VERSIONED_TABLES = {"read", "fixed", "step", "steps"}
 
 
-@pytest.mark.parametrize(
-    ("mode", "day", "ran", "cache_functions", "stored", "then_ran"),
-    [
-        (NORMAL, 2, FRESH, CACHE_FUNCTIONS, {"read", "query"}, ALWAYS),
-        (IGNORE, 2, ALWAYS, [], set(), FRESH),
-        (ASSERT, 2, ALWAYS, [], set(), FRESH),
-        (FORCE_FRESH, 1, FRESH, CACHE_FUNCTIONS, {"read", "query"}, ALWAYS),
-        (FORCE_ALL, 1, ALL, CACHE_FUNCTIONS, {"read", "fixed", "query", "frame"}, ALWAYS),
-        # The lazy tasks themselves have no version; those that read them have one.
-        ("ignore_task_version", 1, ALL, CACHE_FUNCTIONS, {"read", "fixed"}, ALWAYS),
-    ],
-)
-def test_what_runs_in_a_mode_and_in_the_normal_run_after_it(
-    project: Project,
-    mode: CacheValidationMode | str,
-    day: int,
-    ran: set[str],
-    cache_functions: list[str],
-    stored: set[str],
-    then_ran: set[str],
-) -> None:
+class Case(NamedTuple):
+    """A run in a mode, after a first run, and the normal run after it."""
+
+    arguments: dict[str, Any]
+    day: int
+    ran: set[str]
+    cache_functions: list[str]
+    stored: set[str]
+    then_ran: set[str]
+
+    def check(self, project: Project) -> None:
+        before = project.places("raw")
+        project.run(flow_of(project, self.day), **self.arguments)
+        assert tasks_called(project) == self.ran
+        assert cache_functions_called(project) == self.cache_functions
+        assert {name for name, place in project.places("raw").items() if place != before[name]} == self.stored
+
+        project.run(flow_of(project, self.day))
+        assert tasks_called(project) == self.then_ran
+
+
+def mode_is(mode: CacheValidationMode, **more: Any) -> dict[str, Any]:
+    return {"cache_validation_mode": mode} | more
+
+
+def first_run(project: Project) -> None:
     project.run(flow_of(project))
     assert tasks_called(project) == ALL
     assert cache_functions_called(project) == CACHE_FUNCTIONS
-    before = places(project)
 
-    arguments = {"cache_validation_mode": mode} if isinstance(mode, CacheValidationMode) else {mode: True}
-    project.run(flow_of(project, day), **arguments)
-    assert tasks_called(project) == ran
-    assert cache_functions_called(project) == cache_functions
-    assert {name for name, place in places(project).items() if place != before[name]} == stored
 
-    project.run(flow_of(project, day))
-    assert tasks_called(project) == then_ran
+@pytest.fixture(scope="module")
+def after_first_run(project_in: Callable[[Path], Project], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project that has run once, to be copied."""
+    project = project_in(tmp_path_factory.mktemp("first"))
+    first_run(project)
+    return project.folder
+
+
+FORCED = Case(mode_is(FORCE_ALL), 1, ALL, CACHE_FUNCTIONS, ALL_TABLES, ALWAYS)
+FORCED_FRESH = Case(mode_is(FORCE_FRESH), 1, FRESH, CACHE_FUNCTIONS, FRESH_TABLES, ALWAYS)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(mode_is(NORMAL), 2, FRESH, CACHE_FUNCTIONS, FRESH_TABLES, ALWAYS),
+        Case(mode_is(IGNORE), 2, ALWAYS, [], set(), FRESH),
+        Case({"ignore_cache_function": True}, 2, ALWAYS, [], set(), FRESH),
+        Case(mode_is(ASSERT), 2, ALWAYS, [], set(), FRESH),
+        FORCED_FRESH,
+        FORCED,
+        Case(NO_VERSION, 1, ALL, CACHE_FUNCTIONS, VERSIONED_TABLES, ALWAYS),
+        Case(mode_is(IGNORE, **NO_VERSION), 1, ALL, ["read", "steps", "value"], VERSIONED_TABLES, ALWAYS),
+        Case(mode_is(FORCE_FRESH, **NO_VERSION), 1, ALL, CACHE_FUNCTIONS, ALL_TABLES - {"frame"}, ALWAYS),
+        FORCED._replace(arguments=mode_is(FORCE_ALL, **NO_VERSION)),
+    ],
+    ids=lambda case: " ".join(map(str, case.arguments.values())),
+)
+def test_what_runs_in_a_mode_and_in_the_normal_run_after_it(
+    project_in: Callable[[Path], Project], after_first_run: Path, tmp_path: Path, case: Case
+) -> None:
+    case.check(project_in(copytree(after_first_run, tmp_path / "copy")))
+
+
+@pytest.mark.databases("postgres")
+def test_what_runs_in_postgres_in_the_modes_that_force(project: Project) -> None:
+    project.settings["stage_commit_technique"] = "read_views"
+    first_run(project)
+    FORCED.check(project)
+    FORCED_FRESH.check(project)
 
 
 def test_what_runs_although_fresh_input_is_ignored_is_stored_under_what_its_cache_function_says(
@@ -156,7 +211,7 @@ def test_what_runs_although_fresh_input_is_ignored_is_stored_under_what_its_cach
     project.run(flow_of(project, 1))
     project.run(flow_of(project, 2, rows=3), cache_validation_mode=IGNORE)
     assert tasks_called(project) == {"after query"} | ALWAYS
-    assert project.called.count("cache of query") == 1
+    assert cache_functions_called(project) == ["query"]
 
     # The source is as it was at first, but the table of the new query was made from the other day.
     project.run(flow_of(project, 1, rows=3))
@@ -171,7 +226,7 @@ def test_fresh_input_that_must_not_be_read_is_an_error_that_names_the_task(proje
 
     assert isinstance(caught.value, AssertionError)
     assert project.called.count("value") == 0
-    assert project.query("select count(*) from duckdb_views() where schema_name = 'raw'") == [(0,)]
+    assert project.objects("raw") == set()
 
 
 def test_a_lazy_task_with_another_query_would_read_fresh_input_too(project: Project) -> None:
@@ -195,7 +250,13 @@ def test_a_step_that_is_repeated_does_not_force_again(project: Project) -> None:
         begin(project.session(flow), "raw")
 
     assert cache_functions_called(project) == CACHE_FUNCTIONS
-    assert [name for name in project.called if not name.startswith("cache of")] == ["value", "read", "fixed", "always"]
+    assert [name for name in project.called if not name.startswith("cache of")] == [
+        "value",
+        "read",
+        "fixed",
+        "steps",
+        "always",
+    ]
     assert publish(project.session(flow), "raw").published
 
 

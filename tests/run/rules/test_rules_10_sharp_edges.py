@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pandas as pd
 import polars as pl
+import psycopg
 import pytest
 import sqlalchemy as sa
 
-from pipedag_airflow import Flow, PipedagConfig, Stage, Table, materialize
+from pipedag_airflow import Flow, PipedagConfig, Stage, Table, View, materialize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
     from conftest import Project
 
 
-@pytest.mark.databases("duckdb", "postgres")
+on_both_databases = pytest.mark.databases("duckdb", "postgres")
+
+
+@on_both_databases
 def test_2_5_and_10_10_valid_tables_are_shown_beside_those_that_are_made_anew_however_many_they_are(
     project: Project,
 ) -> None:
@@ -46,6 +51,63 @@ def test_2_5_and_10_10_valid_tables_are_shown_beside_those_that_are_made_anew_ho
         tables = " union all ".join(f"select x from with_{count}.kept_{number}" for number in range(count))
         assert sorted(project.query(tables)) == [(number,) for number in range(count)]
         assert project.query(f"select x from with_{count}.changed") == [(2,)]
+
+
+@on_both_databases
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        ({"version": "1"}, [2, 0]),
+        ({"version": "1", "cache": lambda: 1}, [2, 0]),
+        ({}, [2, 2]),
+        ({"lazy": True}, [2, 2]),
+    ],
+    ids=["version", "cache function", "no version", "lazy"],
+)
+def test_10_7_the_same_call_is_one_in_a_stage_and_another_one_in_another_stage(
+    project: Project, options: dict[str, Any], calls: list[int]
+) -> None:
+    project.settings["begin_query_seconds"] = 0  # a lazy task is not called ahead
+
+    @materialize(**options)
+    def numbers() -> Table[Any]:
+        project.call("numbers")
+        return Table(sa.text("select 1 as x"), "numbers")
+
+    for called in calls:
+        with Flow("memo") as flow:
+            with Stage("one"):
+                numbers(), numbers()
+            with Stage("two"):
+                numbers()
+        result = project.run(flow)
+        assert project.called == ["numbers"] * called
+        assert project.tables(result) == {"one": {"numbers": 1}, "two": {"numbers": 1}}
+
+
+@on_both_databases
+def test_10_33_a_stage_is_published_though_a_view_that_readers_see_of_it_is_broken(project: Project) -> None:
+    if "duckdb" in project.database.url:
+        make, breaks = "create macro crm.numbers() as table select 1 as x", "drop macro table crm.numbers"
+    else:
+        function = "create or replace function crm.numbers() returns table (x int) language"
+        make, breaks = f"{function} sql as 'select 1'", f"{function} plpgsql as 'begin raise division_by_zero; end'"
+
+    def flow(kind: Any, query: str) -> Flow:
+        with Flow("broken") as flow, Stage("one"):
+            materialize(name="make", lazy=True)(lambda: kind(sa.text(query), "shown"))()
+        return flow
+
+    project.database.execute("create schema crm")
+    project.database.execute(make)
+    project.run(flow(View, "select x from crm.numbers()"))
+    assert project.query("select x from one.shown") == [(1,)]
+    project.database.execute(breaks)
+    with pytest.raises((duckdb.CatalogException, psycopg.errors.DivisionByZero)):
+        project.query("select x from one.shown")
+
+    project.run(flow(Table, "select 2 as x"))
+    assert project.query("select x from one.shown") == [(2,)]
 
 
 def test_10_27_annotations_of_one_consumer_change_nothing_for_another_one(project: Project) -> None:

@@ -217,6 +217,7 @@ def test_3_4_and_10_3_what_cannot_be_compared_is_made_in_every_run_and_what_stan
 # --- 3.7: cache functions -----------------------------------------------------------------------------------------
 
 
+@on_both_databases
 def test_3_7_and_10_5_another_result_of_a_cache_function_makes_values_tables_and_blobs_anew(project: Project) -> None:
     def flow(day: int) -> Flow:
         @materialize(version="1", cache=lambda: day, nout=3)

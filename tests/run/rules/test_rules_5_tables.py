@@ -148,6 +148,7 @@ def test_5_1_and_5_8_what_is_refused_is_an_error_of_the_kind_that_the_reference_
     assert isinstance(error.value, PipedagError)
 
 
+@on_both_databases
 def test_5_2_3_and_10_22_names_are_normalised_made_or_made_unique(project: Project) -> None:
     with Flow("names") as flow, Stage("one"):
         # Two functions of one name that differ in nothing but what their cache functions say.
@@ -188,6 +189,7 @@ def test_5_2_4_a_table_or_a_script_without_content_is_a_type_error(project: Proj
     assert "'table.task': result[0] is an empty Table" in str(error)
 
 
+@on_both_databases
 def test_5_3_a_name_is_given_once_in_a_stage_for_tables_and_once_for_blobs(project: Project) -> None:
     def flow(*, with_second: bool) -> Flow:
         with Flow("names") as flow:
@@ -358,6 +360,7 @@ def test_5_7_and_10_31_a_script_gives_its_tables_as_a_whole_or_one_by_one_on_the
         assert result.task_states[last["raw"]["script"]].name == ("COMPLETED" if version == "1" else "CACHE_VALID")
 
 
+@on_both_databases
 def test_5_8_a_blob_whose_file_is_gone_is_made_again(project: Project) -> None:
     def make() -> Blob[Any]:
         project.call("make")
