@@ -1,4 +1,7 @@
-"""Every numbered rule of sections 1 to 5 of the behavioural specification, and of its sharp edges (10), has a test."""
+"""Every numbered rule of sections 1 to 5 of the behavioural specification, and of its sharp edges (10), has a test.
+
+So has every step of the sequences that rules 2.1, 2.3 and 2.4 number.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ RULES = [
     *numbered("1.3", 4),
     *numbered("1.4", 6),
     *numbered("2", 8),
+    *numbered("2.1", 8),
+    *numbered("2.3", 3),
+    *numbered("2.4", 17),
     *numbered("3", 9),
     *numbered("4", 9),
     "5.1",
@@ -46,6 +52,20 @@ ELSEWHERE = {
     "1.3.3": "run/test_groups.py a_group_that_goes_makes_nothing_run",
     "1.4.2": "core/test_core_selector.py nothing_selected_is_the_whole_flow",
     "1.4.6": "run/test_selection.py what_is_not_selected_is_read_as_it_is_published",
+    "2.1.3": "config/test_config_objects.py getting_a_context_imports_and_builds_nothing",
+    "2.1.6": "visualize/test_visualize_kroki.py a_result_names_the_server_that_its_run_was_configured_with",
+    "2.3.1": "run/test_protocol.py begins_that_happen_at_once_open_one_generation_of_each_stage",
+    "2.3.3": "backend/metadata/test_metadata_repository.py opening_a_generation_abandons_what_was_open",
+    "2.4.1": "run/test_selection.py what_is_not_selected_is_read_as_it_is_published",
+    "2.4.2": "core/test_core_references.py references_nest",
+    "2.4.3": "run/rules/test_rules_10_sharp_edges.py 10_27_annotations_of_one_consumer_change_nothing_for_another_one",
+    "2.4.4": "run/test_protocol.py a_task_opens_its_stage_if_nothing_is_open",
+    "2.4.8": "run/test_auto_version.py begin_finds_an_edit_before_any_task_runs",
+    "2.4.9": "run/test_cache_validity.py an_unchanged_run_calls_nothing_and_publishes_nothing",
+    "2.4.10": "run/test_cache_modes.py a_lazy_task_with_another_query_would_read_fresh_input_too",
+    "2.4.11": "run/test_cache_modes.py what_runs_in_a_mode_and_in_the_normal_run_after_it",
+    "2.4.13": "run/test_cache_validity.py the_first_run_executes_everything",
+    "2.4.17": "run/test_protocol.py a_stage_is_held_until_its_last_reader_is_done",
     "3.1": "cache/test_cache_decision.py every_part_of_a_call_is_part_of_its_identity",
     "3.6": "run/test_auto_version.py an_edit_runs_the_tasks_that_it_changes_and_says_what_changed",
     "3.8": "run/test_cache_modes.py what_runs_in_a_mode_and_in_the_normal_run_after_it",
@@ -53,7 +73,6 @@ ELSEWHERE = {
     "4.3": "backend/metadata/test_metadata_repository.py opening_a_generation_abandons_what_was_open",
     "4.6": "run/test_crashes.py a_kill_at_a_step_leaves_old_or_new_and_the_next_run_converges",
     "5.10": "core/test_core_values.py a_stored_table_comes_back_as_a_descriptor_in_the_generation_that_is_read",
-    "10.7": "run/test_cache_validity.py the_same_call_runs_once_in_a_stage_and_twice_in_two",
     "10.11": "run/test_cache_validity.py a_renamed_lazy_table_is_not_made_again_and_its_consumers_stay_valid",
     "10.12": "run/test_cache_validity.py ignore_cache_function_keeps_results_valid",
     "10.15": "run/test_selection.py what_is_not_selected_is_read_as_it_is_published",
@@ -64,10 +83,9 @@ ELSEWHERE = {
     "10.21": "run/test_protocol.py a_stage_is_held_until_its_last_reader_is_done",
     "10.25": "run/test_config_arguments.py a_configuration_is_no_result",
     "10.26": "run/test_auto_version.py a_task_is_called_once_when_it_runs_and_not_at_all_when_it_is_valid",
-    "10.28": "run/test_cache_policy.py what_is_forced",
-    "10.33": "run/test_cache_validity.py a_lost_table_is_made_again",
+    "10.28": "run/test_cache_modes.py what_runs_in_a_mode_and_in_the_normal_run_after_it",
     "10.34": "core/test_core_values.py a_table_that_was_stored_before_there_was_an_option_comes_back_without_it",
-    "10.35": "run/test_nullability.py a_table_that_is_carried_over_keeps_its_nullability",
+    "10.35": "run/test_nullability.py 10_35_a_table_that_is_carried_over_keeps_its_nullability",
     "10.42": "core/test_core_materialize.py a_running_task_may_not_call_a_task_of_another_input_type",
     "10.44": "run/test_stage_versions.py an_audit_sees_the_tables_of_this_run_and_those_that_readers_see",
     "10.45": "visualize/test_visualize_kroki.py a_result_names_the_server_that_its_run_was_configured_with",
@@ -75,12 +93,11 @@ ELSEWHERE = {
     "10.47": "run/test_cache_validity.py a_table_of_a_removed_task_leaves_with_the_next_publish",
     "10.48": "run/test_protocol.py a_flow_that_replaces_the_stage_of_another_one_says_so",
     "10.49": "run/test_protocol.py without_fail_fast_independent_work_goes_on_and_the_failed_stage_is_not_published",
-    "10.50": "run/rules/test_rules_2_run.py 2_3_a_stage_without_tables_gets_no_schema_for_a_transaction",
-    "10.51": "run/test_protocol.py a_stage_is_held_until_its_last_reader_is_done",
 }
 
 #: Rules that say nothing here, and why.
 NOT_HERE = {
+    "2.4.14": "there is no debug materialization that could taint a task",
     "4.9": "rows are found by what they describe: there are no numbers to give",
     "10.29": "there is no local table cache yet",
     "10.32": "there is no SQL Server yet",
@@ -95,7 +112,7 @@ def test_every_numbered_rule_has_a_test_or_a_reason() -> None:
             numbers = re.match(r"\d[\d_]*?_(?:and_\d[\d_]*?_)*(?=[a-z])", name)
             assert numbers is not None, f"{name} begins with the number of a rule"
             named |= {number.strip("_").replace("_", ".") for number in numbers[0].split("and_")}
-    # A test of a step, 2.4.15, is one of its rule, 2.4.
+    # A test of a step, 2.4.15, is one of its rule, 2.4, too.
     named |= {number.rpartition(".")[0] for number in named}
 
     for place in ELSEWHERE.values():
