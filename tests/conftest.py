@@ -15,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 from pipedag_airflow.config import connections
 from pipedag_airflow.config.known_secrets import known_secrets
 from pipedag_airflow.testing.postgres import PostgresUnavailableError, oldest_postgres_server, postgres_server
+from pipedag_airflow.testing.redis import RedisUnavailableError, redis_server
 from pipedag_airflow.testing.zookeeper import Ensemble, ZooKeeperUnavailableError
 
 if TYPE_CHECKING:
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 
 
 class FileScheduling(LoadScopeScheduling):
-    """The tests of a file run in one process, as they share what they set up; so do all tests of the one Airflow."""
+    """The tests of a file run in one process, as they share what they set up; so do all tests of the one Airflow.
+
+    Those on workers of Celery have an Airflow of their own.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        return "tests/airflow" if file.startswith("tests/airflow/") else file
+        on_the_one_airflow = file.startswith("tests/airflow/") and file != "tests/airflow/test_celery_on_airflow.py"
+        return "tests/airflow" if on_the_one_airflow else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
@@ -105,6 +110,17 @@ def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def outside_of_airflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections come from the environment, also if another test has loaded the provider into this process."""
     monkeypatch.setattr(connections._Current, "source", connections.EnvironmentConnections())
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """The URL of a real Redis, started once for all tests."""
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(redis_server())
+        except RedisUnavailableError as error:
+            missing(str(error))
+        yield url
 
 
 @pytest.fixture(scope="session")

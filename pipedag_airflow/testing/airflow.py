@@ -271,7 +271,7 @@ class LocalAirflow:
         }
 
     def _database(self) -> dict[str, object]:
-        given = {"DATABASE__SQL_ALCHEMY_CONN": self.database_url}
+        given: dict[str, object] = {"DATABASE__SQL_ALCHEMY_CONN": self.database_url}
         if self.database_url.startswith("sqlite:"):
             return given
         # Airflow derives a URL for asyncpg; psycopg is there anyway, and does both.

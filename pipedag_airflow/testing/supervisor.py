@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["COMPONENTS", "STATUS_FILE", "Supervisor", "main", "send_signal", "session_members"]
+__all__ = ["COMPONENTS", "STATUS_FILE", "Supervisor", "die_with_parent", "main", "send_signal", "session_members"]
 
 COMPONENTS = {
     # Logs are read from the folder: no component needs Airflow's log server, whose fixed port another Airflow may have.
@@ -185,6 +185,11 @@ def send_signal(number: signal.Signals, pids: Iterable[int]) -> None:
             os.kill(pid, number)
 
 
+def die_with_parent(number: signal.Signals) -> None:
+    """Have this process get a signal when its parent ends, however that ends; only Linux can."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
 def _all_pids() -> list[int]:
     if Path("/proc/self/stat").exists():
         return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
@@ -230,7 +235,7 @@ def _signals_blocked() -> Iterator[None]:
 def _be_child(log_file: Path, work: Callable[[], None]) -> NoReturn:
     code: Any = 1
     try:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # so that killing the supervisor outright stops the components too
+        die_with_parent(signal.SIGTERM)  # so that killing the supervisor outright stops the components too
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
