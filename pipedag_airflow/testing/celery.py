@@ -71,6 +71,8 @@ class CeleryWorker:
             "AIRFLOW_HOME": str(self.folder),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags_folder),
             "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(self.log_folder),
+            # It would have a process of its own, which lives on if the test is killed.
+            "AIRFLOW__DAG_PROCESSOR__STALE_BUNDLE_CLEANUP_INTERVAL": "0",
         }
         command = [sys.executable, "-P", "-m", "pipedag_airflow.testing.celery", str(self._ready)]
         with self._log.open("ab") as log:
@@ -123,7 +125,9 @@ class CeleryWorker:
         process, self._process = self._process, None
         if process is None:
             return
-        # By the session, because Airflow gives each task a process group of its own.
+        # All of the session, as Airflow gives each task a process group of its own; and stopped before any of them is
+        # killed, as otherwise one may see another one die, and tell Airflow of it.
+        send_signal(signal.SIGSTOP, session_members(process.pid))
         while members := session_members(process.pid):
             send_signal(signal.SIGKILL, members)
             time.sleep(0.01)
