@@ -127,6 +127,12 @@ class StageOperator(BaseOperator):
 
     def execute_again(self, context: Context, event: Mapping[str, Any]) -> Any:
         """Call the step after waiting; another run may have been faster, then wait on."""
+        if event["trouble"] is not None:
+            log.warning(
+                "The triggerer could not look whether stage %s is free, so this step does: %s",
+                event["stage"],
+                event["trouble"],
+            )
         return self._execute(context, event["since"])
 
     def _execute(self, context: Context, waiting_since: float | None) -> Any:
@@ -238,6 +244,9 @@ class StageOperator(BaseOperator):
             run_id=session.run_id,
             since=place.since,
             keeps=place.keeps,
+            source=session.config.source,
+            instance_id=session.config.instance_id,
+            token=place.token,
         )
         self.defer(trigger=trigger, method_name="execute_again", kwargs=self.kept_while_waiting())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from pipedag_airflow.backend.lock import Owner
-from pipedag_airflow.errors import PipedagError
+from pipedag_airflow.errors import ConfigError, LockError, PipedagError
 from pipedag_airflow.provider.connections import read_config
 from pipedag_airflow.provider.dag_runs import run_is_over, stages_kept_to_the_end
+from pipedag_airflow.provider.shared_locks import shared_locks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from pipedag_airflow.backend.lock import LockManager
+    from pipedag_airflow.config import ConfigContext
 
 __all__ = ["StageFreeTrigger"]
 
@@ -26,6 +29,13 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two questions to Airflow: whether the run that has the stage is over, and what has failed in our own.
 _ASK_SECONDS = 8.0
+#: Seconds after which the step has to look by itself because this process cannot: each look of it is a process.
+_PAUSE_SECONDS = 30.0
+
+_SAME = (
+    "Let the triggerer have the file that the workers have: name it in airflow.cfg by [pipedag] config_file, or by the "
+    "environment variable PIPEDAG_CONFIG of both."
+)
 
 
 class StageFreeTrigger(BaseTrigger):
@@ -42,6 +52,9 @@ class StageFreeTrigger(BaseTrigger):
         run_id: Id of the run that waits.
         since: When the waiting began, by the clock of the leases.
         keeps: The stages that the run keeps until it has had this one.
+        source: Where the run has its configuration from: here it has to be the same.
+        instance_id: Id of the instance by that configuration.
+        token: The token of the stage's last lease that the run has seen: here there must not be fewer.
         poll: Seconds between two looks.
     """
 
@@ -54,6 +67,10 @@ class StageFreeTrigger(BaseTrigger):
         run_id: str,
         since: float,
         keeps: Sequence[str] = (),
+        *,
+        source: str,
+        instance_id: str,
+        token: int,
         poll: float = 1.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
@@ -64,6 +81,9 @@ class StageFreeTrigger(BaseTrigger):
         self.run_id = run_id
         self.since = since
         self.keeps = list(keeps)
+        self.source = source
+        self.instance_id = instance_id
+        self.token = token
         self.poll = poll
         self.wait_seconds = 0.0
         self._ask_again = 0.0
@@ -72,31 +92,38 @@ class StageFreeTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
-        names = ("flow", "folder", "instance", "stage", "run_id", "since", "keeps", "poll")
-        return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in names}
+        names = ("flow", "folder", "instance", "stage", "run_id", "since", "keeps", "source", "instance_id", "token")
+        arguments = {name: getattr(self, name) for name in (*names, "poll")}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the turn of the run."""
+        trouble = None
         try:
-            locks = await asyncio.to_thread(self._lock_manager)
-            try:
+            config = await asyncio.to_thread(self._config)
+            async with shared_locks(config) as locks:
                 # Not at once: Airflow should have heard first that the process which deferred has ended.
                 await asyncio.sleep(self.poll)
-                while not await asyncio.to_thread(self._may_begin, locks):
+                while not await locks.ask(self._may_begin):
                     await asyncio.sleep(self.poll)
-            finally:
-                await asyncio.to_thread(locks.dispose)
-        except PipedagError:
+        except PipedagError as error:
             # The step meets the same error, if it is still there, and then it is in the log where people look.
             log.exception("Run %s cannot wait here for stage %s", self.run_id, self.stage)
-        yield TriggerEvent({"stage": self.stage, "since": self.since})
+            trouble = f"{type(error).__name__}: {error}"
+            await asyncio.sleep(_PAUSE_SECONDS)
+        yield TriggerEvent({"stage": self.stage, "since": self.since, "trouble": trouble})
 
-    def _lock_manager(self) -> LockManager:
+    def _config(self) -> ConfigContext:
         folder = None if self.folder is None else Path(self.folder)
         config = read_config(folder, self.instance, self.flow)
+        if (config.source, config.instance_id) != (self.source, self.instance_id):
+            raise ConfigError(
+                f"Run {self.run_id} has its configuration from {self.source} (instance_id {self.instance_id!r}), the "
+                f"triggerer on host {socket.gethostname()} from {config.source} (instance_id {config.instance_id!r}), "
+                f"so it would wait for stage {self.stage!r} at other locks. {_SAME}"
+            )
         self.wait_seconds = config.wait_seconds
-        locks: LockManager = config.create_lock_manager()
-        return locks
+        return config
 
     def _may_begin(self, locks: LockManager) -> bool:
         """Keep the place of the run, and say whether it is the first one and nobody has the stage who lives."""
@@ -108,6 +135,13 @@ class StageFreeTrigger(BaseTrigger):
             self._failed = stages_kept_to_the_end(self.run_id, RuntimeTaskInstance)
         keeps = tuple(sorted({*self.keeps, *self._failed} - {self.stage}))
         place = locks.wait(self.stage, Owner.of_run(self.run_id), since=self.since, keeps=keeps)
+        if place.token < self.token:
+            locks.withdraw(self.stage, Owner.of_run(self.run_id))
+            raise LockError(
+                f"Run {self.run_id} waits for stage {self.stage!r} after lease {self.token} of it, and at the locks of "
+                f"the triggerer on host {socket.gethostname()} there were {place.token}: they are others, of the same "
+                f"name ({self.source}). Locks in files need a folder that all machines share. {_SAME}"
+            )
         if place.deadlock is not None:
             return True  # the step gives up
         if 0 < self.wait_seconds <= locks.now() - place.since:

@@ -398,7 +398,7 @@ def test_while_a_stage_is_busy_it_waits_without_a_process_and_goes_on_with_what_
     assert deferred.value.kwargs == {"over": ["raw", "clean", "inner"]}
     config.lock_manager.release("mart", holder)
     resumed = shop.dag("1", broken=False).get_task("shop")
-    event = {"stage": "mart", "since": deferred.value.trigger.since}
+    event = {"stage": "mart", "since": deferred.value.trigger.since, "trouble": None}
     told = resumed.execute_again(context, event, **deferred.value.kwargs)
     assert told["stages"].keys() == {"mart", "other"}
     assert instance.pushed["decisions"].keys() == {"mart", "other"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -16,12 +17,14 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from pipedag_airflow import Flow, PipedagConfig, Stage, materialize
-from pipedag_airflow.backend.lock import FileLockManager, Lease, LockManager, Owner
+from pipedag_airflow.backend.lock import FileLockManager, Lease, LockManager, Owner, ZooKeeperLockManager
+from pipedag_airflow.config.embedded import embedded_default
 from pipedag_airflow.errors import FlowChangedError, LockError, StaleRunError, StoreError
 from pipedag_airflow.provider import triggers
 from pipedag_airflow.provider.dag import compile_dag
 from pipedag_airflow.provider.dag_runs import ReleaseStages, run_is_over
 from pipedag_airflow.provider.triggers import StageFreeTrigger
+from pipedag_airflow.testing.zookeeper import Ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,10 +56,17 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileLockManager:
 
 
 SINCE = 1_700_000_000.0
+#: The event of a trigger that has nothing else to say.
+FREE = {"stage": "stage", "since": SINCE, "trouble": None}
 
 
-def trigger() -> StageFreeTrigger:
-    return StageFreeTrigger("flow", None, None, "stage", OTHER.run_id, SINCE, poll=0.01)
+#: What a run whose flow has no pipedag.yaml says of its locks.
+EMBEDDED: dict[str, Any] = {"source": "embedded default", "instance_id": "pipeline", "token": 1}
+
+
+def trigger(**arguments: Any) -> StageFreeTrigger:
+    known = {"flow": "flow", "folder": None, "instance": None, "stage": "stage", "run_id": OTHER.run_id, "since": SINCE}
+    return StageFreeTrigger(**known | EMBEDDED | {"poll": 0.01} | arguments)
 
 
 async def first_event(waiting: StageFreeTrigger) -> dict[str, Any]:
@@ -86,7 +96,7 @@ async def _fires_after(*changes: Callable[[], object]) -> list[bool]:
             await asyncio.sleep(0)
         waited.append(not task.done())
         change()
-    assert await task == {"stage": "stage", "since": SINCE}
+    assert await task == FREE
     return waited
 
 
@@ -101,7 +111,9 @@ def airflow_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, DagRunState]:
 
 
 def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
-    path, arguments = StageFreeTrigger("flow", "/dags", "prod", "stage", "airflow:a/b", 7.0, ("outer",)).serialize()
+    path, arguments = StageFreeTrigger(
+        "flow", "/dags", "prod", "stage", "airflow:a/b", 7.0, ("outer",), source="file", instance_id="id", token=3
+    ).serialize()
     assert path == "pipedag_airflow.provider.triggers.StageFreeTrigger"
     assert StageFreeTrigger(**arguments).serialize() == (path, arguments)
     assert arguments == {
@@ -112,6 +124,9 @@ def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
         "run_id": "airflow:a/b",
         "since": 7.0,
         "keeps": ["outer"],
+        "source": "file",
+        "instance_id": "id",
+        "token": 3,
         "poll": 1.0,
     }
 
@@ -153,7 +168,7 @@ def test_it_keeps_the_place_of_its_run_and_takes_it_back_after_the_triggerer_has
 
 def test_it_fires_when_its_run_is_to_give_up_in_a_circle(locks: FileLockManager) -> None:
     locks.acquire("outer", OTHER, seconds=60)
-    waiting = StageFreeTrigger("flow", None, None, "stage", OTHER.run_id, SINCE, ("outer",), poll=0.01)
+    waiting = trigger(keeps=("outer",))
     assert not waiting._may_begin(locks)
     locks.wait("outer", HOLDER, since=SINCE + 1, keeps=("stage",))
     assert not waiting._may_begin(locks)  # the other one came later
@@ -195,10 +210,108 @@ def test_a_trigger_leaves_no_lock_manager_behind(locks: FileLockManager, monkeyp
     assert len(disposed) == 1
 
 
-def test_what_it_cannot_read_is_left_to_the_step(locks: FileLockManager, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long triggers have slept; they do not in earnest."""
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def short(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", short)
+    return slept
+
+
+def test_what_it_cannot_read_is_left_to_the_step_after_a_pause(
+    locks: FileLockManager, caplog: pytest.LogCaptureFixture, pauses: list[float]
+) -> None:
     locks._path("stage").write_text("torn")
-    assert run(first_event(trigger())) == {"stage": "stage", "since": SINCE}
-    assert "is not a lease record" in caplog.text
+    event = run(first_event(trigger()))
+    assert pauses == [0.01, 30]
+    assert "is not a lease record" in event["trouble"]
+    assert event == FREE | {"trouble": event["trouble"]}
+    assert event["trouble"] in f"LockError: {caplog.text}"
+    with pytest.raises(LockError, match="is not a lease record"):
+        begin_operator().execute_again({"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING}, event)
+    assert f"The triggerer could not look whether stage stage is free, so this step does: {event['trouble']}" in [
+        record.message for record in caplog.records if record.levelname == "WARNING"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"folder": "/gone/flows", "source": "/gone/flows/pipedag.yaml"}, "from /gone/flows/pipedag.yaml (instance_id"),
+        ({"instance_id": "another"}, "(instance_id 'another')"),
+        ({"token": 2}, "after lease 2 of it, and at the locks of the triggerer"),
+    ],
+    ids=["a folder that the triggerer does not have", "an instance of another id", "locks of the same name elsewhere"],
+)
+def test_a_trigger_that_would_wait_at_other_locks_does_not_call_the_stage_free_and_says_what_to_do(
+    locks: FileLockManager, caplog: pytest.LogCaptureFixture, pauses: list[float], arguments: Any, told: str
+) -> None:
+    locks.release("stage", HOLDER)
+    waiting = trigger(**arguments)
+    event = run(first_event(waiting))
+    assert pauses[-1] == 30
+    assert told in event["trouble"]
+    assert "[pipedag] config_file" in event["trouble"]
+    assert "PIPEDAG_CONFIG" in event["trouble"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert locks.waits_for(OTHER.run_id) == []
+
+
+def test_the_trigger_knows_from_the_step_which_locks_it_is_to_wait_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "pipedag.yaml"
+    monkeypatch.setenv("PIPEDAG_CONFIG", str(file))
+    document = embedded_default(tmp_path).data
+    document["instances"]["__any__"]["instance_id"] = "shop"
+    file.write_text(json.dumps(document))
+    with PipedagConfig(file).get().create_lock_manager() as locks:
+        for _ in range(3):
+            locks.acquire("stage", HOLDER, seconds=60)
+            locks.release("stage", HOLDER)
+        locks.acquire("stage", HOLDER, seconds=60)
+    with pytest.raises(TaskDeferred) as deferred:
+        begin_operator().execute({"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING})
+    waiting = deferred.value.trigger
+    assert (waiting.source, waiting.instance_id, waiting.token) == (str(file), "shop", 4)
+
+
+def test_many_triggers_share_one_connection_to_the_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ensemble(1, settings={"maxClientCnxns": 5}) as server:
+        file = tmp_path / "pipedag.yaml"
+        monkeypatch.setenv("PIPEDAG_CONFIG", str(file))
+        document = embedded_default(tmp_path).data
+        manager = "pipedag_airflow.backend.lock.ZooKeeperLockManager"
+        document["instances"]["__any__"]["lock_manager"] = {"class": manager, "args": {"hosts": server.hosts}}
+        file.write_text(json.dumps(document))
+        with PipedagConfig(file).get().create_lock_manager() as locks:
+            locks.acquire("stage", HOLDER, seconds=60)
+            runs = [f"airflow:dag/run_{number}" for number in range(10, 20)]
+            waiting = [trigger(run_id=run_id, source=str(file)) for run_id in runs]
+
+            async def crowd() -> None:
+                events = [asyncio.ensure_future(first_event(each)) for each in waiting]
+                while not all(run_id in queue(locks) for run_id in runs):
+                    await asyncio.sleep(0.01)
+                assert not any(event.done() for event in events)
+                locks.release("stage", HOLDER)
+                for run_id in queue(locks):
+                    assert await events[runs.index(run_id)] == FREE
+                    locks.withdraw("stage", Owner.of_run(run_id))
+
+            run(crowd())
+
+
+def queue(locks: LockManager) -> list[str]:
+    """The runs that wait for the stage, in their order."""
+    assert isinstance(locks, ZooKeeperLockManager)
+    return [ticket.owner.run_id for ticket in locks._read("stage").tickets]
 
 
 # --- the operator ------------------------------------------------------------------------------------------------
@@ -318,7 +431,7 @@ def test_begin_of_a_nested_stage_ends_a_circle_if_its_run_came_last(
         assert locks.waits_for(OTHER.run_id) == []
         return
     with pytest.raises(TaskDeferred) as deferred:
-        begin_of("stage").execute_again(context, {"stage": "stage", "since": SINCE})
+        begin_of("stage").execute_again(context, FREE)
     assert deferred.value.trigger.keeps == ["outer"]
 
 
@@ -338,7 +451,7 @@ def test_begin_ends_a_circle_through_a_stage_in_which_something_has_failed(
 @pytest.mark.parametrize("state", [DagRunState.FAILED, DagRunState.SUCCESS])
 def test_begin_takes_over_from_a_run_that_is_over(locks: FileLockManager, state: DagRunState) -> None:
     instance = TaskInstance(state)
-    begin_operator().execute_again({"ti": instance, "params": EVERYTHING}, {"stage": "stage", "since": SINCE})
+    begin_operator().execute_again({"ti": instance, "params": EVERYTHING}, FREE)
     assert locks.holder("stage").owner.run_id == OTHER.run_id
     assert instance.pushed["decisions"] == {
         "generation": 1,
@@ -461,7 +574,7 @@ class Impatient:
 
 @pytest.mark.usefixtures("impatient")
 def test_the_trigger_wakes_a_run_that_has_waited_for_long_enough(locks: FileLockManager) -> None:
-    assert run(first_event(trigger())) == {"stage": "stage", "since": SINCE}
+    assert run(first_event(trigger())) == FREE
     assert locks.holder("stage").owner == HOLDER
 
 
@@ -469,4 +582,4 @@ def test_the_trigger_wakes_a_run_that_has_waited_for_long_enough(locks: FileLock
 def test_a_step_that_has_waited_for_long_enough_fails_for_good_and_names_the_holder(locks: FileLockManager) -> None:
     context = {"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING}
     with pytest.raises(AirflowFailException, match=r"Given up after \d+ s.*held by run airflow:dag/run_1"):
-        begin_operator().execute_again(context, {"stage": "stage", "since": SINCE})
+        begin_operator().execute_again(context, FREE)

@@ -145,6 +145,7 @@ class Place:
         holder: The lease of the run that has the stage; ``None`` when nobody has it who lives.
         keeps: The stages that will not be free before whoever waits has had this one.
         deadlock: When runs wait for each other in a circle, and this one has to give up: who waits for whom.
+        token: The token of the last lease of the stage, by which two places of one name can be told apart.
     """
 
     since: float
@@ -152,6 +153,7 @@ class Place:
     holder: Lease | None
     keeps: tuple[str, ...] = ()
     deadlock: str | None = None
+    token: int = 0
 
 
 class LockState(Enum):

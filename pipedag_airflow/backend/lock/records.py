@@ -201,7 +201,7 @@ class RecordLockManager(LockManager):
             lease = record.lease
             is_free = lease is None or lease.owner.run_id == owner.run_id or self._abandoned(lease)
             first = self._first_before(record, owner, now) is None
-            return record, Place(mine.since, first, None if is_free else lease, mine.keeps)
+            return record, Place(mine.since, first, None if is_free else lease, mine.keeps, token=record.token)
 
         place = self._change(stage, change)
         if place.holder is None or not place.keeps:
