@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from pipedag_airflow.backend.lock.lease import never
+from pipedag_airflow.backend.metadata import FencedError
 from pipedag_airflow.cache.decision import Decision, Reason
 from pipedag_airflow.core.selector import Selection, everything
 from pipedag_airflow.core.stage import current_schemas
 from pipedag_airflow.core.values import deep_map
+from pipedag_airflow.errors import StaleRunError
 from pipedag_airflow.run.identity_names import identity_names
 from pipedag_airflow.run.overrides import Overrides
 from pipedag_airflow.run.policy import CachePolicy
@@ -162,6 +164,7 @@ class RunSession:
 
         Raises:
             StageBusyError: if another run holds it.
+            StaleRunError: if the fence says that another run may write in its place.
         """
         seconds = self.lease_seconds
         lease = self.locks.acquire(stage, self.owner, seconds=seconds, is_over=self.is_over)
@@ -169,6 +172,9 @@ class RunSession:
         with heartbeat, self.store.kept_open():
             try:
                 yield
+            except FencedError as error:
+                # The metadata know the generations, and only the locks know who has shown a sign of life, and when.
+                raise StaleRunError(f"{error} {self.locks.told_holder(stage)}") from error
             finally:
                 if heartbeat.stop():
                     # It may be in the database that this thread keeps open.

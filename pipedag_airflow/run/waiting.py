@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipedag_airflow.backend.lock.lease import how_to_free
 from pipedag_airflow.errors import DeadlockError, StageBusyError
 from pipedag_airflow.run.release import kept_for
 
@@ -44,7 +45,8 @@ def wait_for(
             f"{place.deadlock}. Each keeps what it has until it has had what it waits for. The run that began to wait "
             "last gives up, so that the others go on: this one. What it has finished is kept for the next run; start "
             "that when they are over. So that it does not happen again, have these flows nest (or, in a "
-            "StageLockContext, run) the stages that they share in one order, or run one after the other."
+            "StageLockContext, run) the stages that they share in one order, or run one after the other. "
+            f"{how_to_free(stage)}"
         ) from busy
     waited = session.locks.now() - place.since
     if 0 < session.config.wait_seconds <= waited:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipedag_airflow.backend.lock.files import InstanceContext, construct
 from pipedag_airflow.backend.lock.keeper import KeepAlive
-from pipedag_airflow.backend.lock.lease import Lease, Listener, LockState, Owner, Place, never
+from pipedag_airflow.backend.lock.lease import Lease, Listener, LockState, Owner, Place, how_to_free, never
 from pipedag_airflow.errors import LockError, StaleRunError
 
 if TYPE_CHECKING:
@@ -262,18 +262,28 @@ class LockManager(ABC):
             )
         if known is LockState.INVALID:
             raise StaleRunError(
-                f"Run {owner.run_id} has lost stage {stage!r}{self._now_held(stage, owner)}. Nothing of it is "
-                "published by this run; start a new run."
+                f"Run {owner.run_id} has lost stage {stage!r}. Nothing of it is published by this run; start a new "
+                f"run. {self.told_holder(stage)}"
             )
 
-    def _now_held(self, stage: str, owner: Owner) -> str:
+    def told_holder(self, stage: str) -> str:
+        """Say who holds a stage, for the message of an error.
+
+        Args:
+            stage: The name of the stage.
+
+        Returns:
+            A sentence that names the holder, and what can be done about it.
+        """
+        if not self.guards:
+            return f"Who is at work on the stage is not known: {type(self).__name__} notes nothing."
         try:
-            lease = self.holder(stage)
+            lease, now = self.holder(stage), self.now()
         except LockError as error:
-            return f" (who has it now is not known: {error})"
-        if lease is None or lease.owner.run_id == owner.run_id:
-            return "; nobody else has taken it yet"
-        return f" to {lease.describe(self.now())}"
+            return f"Who holds the stage now is not known: {error}"
+        if lease is None:
+            return "Nobody holds the stage now; see: pipedag-airflow locks"
+        return f"Its lease is that of {lease.describe(now)}. {how_to_free(stage)}"
 
     def now(self) -> float:
         """The present time by the clock of the leases.

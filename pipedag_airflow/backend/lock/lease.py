@@ -10,6 +10,7 @@ Two forms of a holder:
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ import attrs
 
 from pipedag_airflow.backend.lock.process import pid_space, process_is_gone, process_started
 
-__all__ = ["Lease", "Listener", "LockState", "Owner", "Place", "never"]
+__all__ = ["Lease", "Listener", "LockState", "Owner", "Place", "how_to_free", "in_words", "never"]
 
 
 @attrs.frozen
@@ -87,6 +88,37 @@ class Owner:
         return f"run {self.run_id} on host {self.host}{process}"
 
 
+def in_words(owner: Owner, *, since: float, heartbeat: float, now: float) -> str:
+    """Say who has a stage or waits for it.
+
+    Args:
+        owner: The owner.
+        since: Since when.
+        heartbeat: When it was heard of last.
+        now: The present time.
+
+    Returns:
+        ``run local:… on host h (pid 12), since 2026-01-31 12:00:00 UTC, last heartbeat 3 s ago``.
+    """
+    began = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return f"{owner.describe()}, since {began}, last heartbeat {max(0, round(now - heartbeat))} s ago"
+
+
+def how_to_free(stage: str) -> str:
+    """Say what a person can do about the run that holds a stage; every refusal ends with it.
+
+    Args:
+        stage: The name of the stage.
+
+    Returns:
+        The commands.
+    """
+    return (
+        f"Look at it with: pipedag-airflow locks; if that run is gone, free the stage with: pipedag-airflow locks break "
+        f"{shlex.quote(stage)}"
+    )
+
+
 @attrs.frozen
 class Lease:
     """The one record of who holds a stage.
@@ -116,9 +148,7 @@ class Lease:
         Returns:
             ``run local:… on host h (pid 12), since 2026-01-31 12:00:00 UTC, last heartbeat 3 s ago``.
         """
-        since = datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        age = max(0, round(now - self.heartbeat))
-        return f"{self.owner.describe()}, since {since}, last heartbeat {age} s ago"
+        return in_words(self.owner, since=self.since, heartbeat=self.heartbeat, now=now)
 
     def abandoned(self, now: float) -> bool:
         """Whether the record alone shows that its run is over.

@@ -6,7 +6,6 @@ A manager implements where records live (``_read``, ``_change``, ``_stages``); w
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from abc import abstractmethod
 from functools import partial
@@ -16,7 +15,7 @@ import attrs
 
 from pipedag_airflow.backend.lock.base import LockManager
 from pipedag_airflow.backend.lock.circles import Wait, find_circle, told, youngest
-from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, Place, never
+from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, Place, how_to_free, never
 from pipedag_airflow.backend.lock.stage_record import StageRecord, Ticket
 from pipedag_airflow.errors import LockError, StageBusyError, StaleRunError
 
@@ -247,15 +246,14 @@ class RecordLockManager(LockManager):
         now = self._clock()
         if isinstance(by, Ticket):
             return (
-                f"Stage {stage!r} is free, but {by.owner.describe()} has waited for it for {round(now - by.since)} s "
-                f"and comes before run {owner.run_id}. Try again: the place in the queue is kept for "
-                f"{self.ticket_seconds:g} s after each try."
+                f"Stage {stage!r} is free, but it is waited for by {by.describe(now)}, which comes before run "
+                f"{owner.run_id}. Try again: the place in the queue is kept for {self.ticket_seconds:g} s after each "
+                "try, and so is that of the other run, so there is nothing to break. Who has which stage is shown by: "
+                "pipedag-airflow locks"
             )
         return (
             f"Stage {stage!r} is held by {by.describe(now)}; run {owner.run_id} cannot begin it. Wait until that run "
-            f"ends (the place in the queue is kept for {self.ticket_seconds:g} s after each try). Look at it with: "
-            f"pipedag-airflow locks; if that run is gone, free the stage with: pipedag-airflow locks break "
-            f"{shlex.quote(stage)}"
+            f"ends (the place in the queue is kept for {self.ticket_seconds:g} s after each try). {how_to_free(stage)}"
         )
 
     def waits_for(self, run_id: str) -> list[str]:
@@ -282,19 +280,21 @@ class RecordLockManager(LockManager):
         lease, renewed = self._change(stage, change)
         if lease is None:
             self.observe(stage, owner, LockState.UNLOCKED)
-            now_held = "nobody holds it now: it was released, or its lease was broken"
+            now_held = "nobody holds it now: it was released, or its lease was broken; see: pipedag-airflow locks"
         elif renewed and self.observe(stage, owner, LockState.LOCKED) is not LockState.INVALID:
             return lease
         else:
             self.observe(stage, owner, LockState.INVALID)
-            now_held = f"it is held by {lease.describe(self._clock())}"
+            now_held = f"it is held by {lease.describe(self._clock())}. {how_to_free(stage)}"
             if lease.owner.run_id == owner.run_id:
-                now_held = "it was lost in between and the work of that time cannot be trusted"
-        msg = (
-            f"Run {owner.run_id} no longer holds stage {stage!r}: {now_held}. Nothing of it is published by this run; "
-            f"start a new run when the holder is done."
+                now_held = (
+                    "it was lost in between and the work of that time cannot be trusted. The lease is that of "
+                    f"{lease.describe(self._clock())}. {how_to_free(stage)}"
+                )
+        raise StaleRunError(
+            f"Run {owner.run_id} no longer holds stage {stage!r}. Nothing of it is published by this run; start a new "
+            f"run when the stage is free: {now_held}"
         )
-        raise StaleRunError(msg)
 
     def release(self, stage: str, owner: Owner) -> bool:
         """Give a stage back; see ``LockManager``."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from pipedag_airflow.backend.lock.lease import in_words
+
 if TYPE_CHECKING:
     from pipedag_airflow.backend.lock.lease import Lease, Owner
 
@@ -27,6 +29,17 @@ class Ticket:
     since: float
     refreshed: float
     keeps: tuple[str, ...] = ()
+
+    def describe(self, now: float) -> str:
+        """Who waits, in words.
+
+        Args:
+            now: The present time.
+
+        Returns:
+            The same of it as of the holder of a lease.
+        """
+        return in_words(self.owner, since=self.since, heartbeat=self.refreshed, now=now)
 
     def is_alive(self, now: float, seconds: float) -> bool:
         """Whether its owner still asks.

@@ -15,11 +15,12 @@ from pipedag_airflow.backend.metadata.records import (
     TaskRecord,
     TaskState,
 )
-from pipedag_airflow.backend.metadata.repository import MetadataRepository
+from pipedag_airflow.backend.metadata.repository import FencedError, MetadataRepository
 from pipedag_airflow.backend.metadata.retention import RetentionRepository
 from pipedag_airflow.backend.metadata.tables import MetadataTables
 
 __all__ = [
+    "FencedError",
     "GenerationRecord",
     "GenerationState",
     "LeaseConflictError",

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.core.plan import Plan
 
-__all__ = ["MetadataRepository"]
+__all__ = ["FencedError", "MetadataRepository"]
+
+
+class FencedError(StaleRunError):
+    """A generation may not write any more, as the metadata tell it; who holds the stage now, the locks know."""
 
 #: How many values a statement may have: PostgreSQL's protocol counts them in 16 bits.
 _MOST_VALUES = 65_535
@@ -202,21 +206,21 @@ class MetadataRepository:
             alone: Whether others who write to the generation are waited for and locked out, too.
 
         Raises:
-            StaleRunError: if a later run has opened the stage; the message names it.
+            FencedError: if a later run has opened the stage; the message names it.
         """
         found = self._fence(stage, alone=alone)
         if found is not None and found.fence == number:
             return StageRecord(stage, found.live, found.fence)
         newest = self.latest_generation(stage)
         if newest is not None and newest.number == number:
-            raise StaleRunError(
+            raise FencedError(
                 f"Stage {stage!r} was taken from run {newest.run_id!r}: somebody broke its lease at {newest.closed}. "
                 f"Generation {number} may no longer write or publish; nothing was changed. If the run is still wanted, "
                 "start it again."
             )
         taken = "is gone from the metadata" if newest is None else f"was taken over by run {newest.run_id!r}"
         detail = "" if newest is None else f" ({newest.holder}, generation {newest.number}, since {newest.opened})"
-        raise StaleRunError(
+        raise FencedError(
             f"Stage {stage!r} {taken}{detail}: generation {number} may no longer write or publish. Nothing was "
             "changed. Start a new run if this one is still wanted."
         )
