@@ -46,7 +46,7 @@ def notes(locks: LockManager, state: LockState) -> None:
 def test_a_run_that_has_lost_its_stage_stores_nothing(project: Project, materialized: bool) -> None:
     config = project.config()
     flow = flow_with(lambda: notes(config.lock_manager, LockState.INVALID), materialized=materialized)
-    with pytest.raises(StaleRunError, match="has lost stage 's'. Nothing of it is published"):
+    with pytest.raises(StaleRunError, match=r"has lost stage 's'\. Nothing of it is published"):
         project.run(flow, config=config)
     assert project.query("select count(*) from pipedag_metadata.object") == [(0,)]
     assert not {schema for schema in project.schemas() if schema.startswith("s__g")}

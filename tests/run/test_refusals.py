@@ -153,5 +153,5 @@ def test_without_locks_a_refusal_says_that_nobody_knows_who_is_at_work(project: 
     project.settings["lock_manager"] = {"class": "pipedag_airflow.backend.lock.NoLockManager"}
     session = RunSession(flow(), project.config(), Owner.of_run("ours"), engine="test")
     other = RunSession(flow(), session.config, OTHER, engine="test")
-    with pytest.raises(StaleRunError, match="was taken over by run 'airflow:other/1'.* NoLockManager notes nothing"):
+    with pytest.raises(StaleRunError, match=r"was taken over by run 'airflow:other/1'.* NoLockManager notes nothing"):
         execute_with(session, lambda: begin(other, "my stage"))

@@ -3,13 +3,16 @@
 The model is small: which run published which stage last, and what it had read. Against it are held
 G1 (a stage is seen as a whole), G2 (a killed step leaves old or new, and the next run goes on), G3 (one run publishes a
 generation, and whoever lost the stage is told to whom), G4 (a step that happens twice has the same outcome) and
-G10 (what was read is what was recorded). `pytest --hypothesis-profile=long` looks longer.
+G10 (what was read is what was recorded). Each task makes two tables, so that a reader could see a mixture. Two of the
+runs are made of steps of their own, one lives and dies with a process. `pytest --hypothesis-profile=long` looks longer.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import socket
+import subprocess
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from pipedag_airflow import Flow, Stage, Table, materialize
 from pipedag_airflow.backend.lock import Owner
+from pipedag_airflow.backend.lock.process import pid_space, process_started
 from pipedag_airflow.backend.metadata import GenerationState
 from pipedag_airflow.config.embedded import duckdb_url
 from pipedag_airflow.errors import CacheError, StageBusyError, StageError, StaleRunError
@@ -40,7 +44,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-RUNS = [f"airflow:flow/{number}" for number in range(3)]
+    from pipedag_airflow.backend.lock import Lease
+
+#: Whose process is its life; of the others the orchestrator says when they are over.
+LOCAL = "local:flow"
+RUNS = ["airflow:flow/0", "airflow:flow/1", LOCAL]
 TASKS = {"source": "source.one", "target": "target.two"}
 CRASH_POINTS = [
     "begin.opened",
@@ -75,6 +83,8 @@ class StepsInAnyOrder(RuleBasedStateMachine):
 
     def __init__(self, make_project: Callable[[], Project]) -> None:
         super().__init__()
+        #: What the session form of a lease looks at: whether this process is there, and the same.
+        self.process = subprocess.Popen(["sleep", "infinity"])
         # One configuration for all: opening a file for each step takes longer than the step.
         self.config = make_project().config()
         self.file = ExitStack()
@@ -93,22 +103,38 @@ class StepsInAnyOrder(RuleBasedStateMachine):
 
     def session(self, run: str) -> RunSession:
         @materialize(version=run)
-        def one() -> Table[Any]:
+        def one() -> tuple[Table[Any], Table[Any]]:
             self.pause()
-            return Table(pl.DataFrame({"source": [run]}), "one")
+            return Table(pl.DataFrame({"source": [run]}), "one"), Table(pl.DataFrame({"source": [run]}), "one_more")
 
         @materialize(version=run, input_type=pl.DataFrame)
-        def two(table: pl.DataFrame) -> Table[Any]:
+        def two(table: pl.DataFrame, more: pl.DataFrame) -> tuple[Table[Any], Table[Any]]:
             self.pause()
-            return Table(table.with_columns(target=pl.lit(run)), "two")
+            made = [frame.with_columns(target=pl.lit(run)) for frame in (table, more)]
+            return Table(made[0], "two"), Table(made[1], "two_more")
 
         with Flow("flow") as flow:
             with Stage("source"):
                 made = one()
             with Stage("target"):
-                two(made)
-        is_over = lambda lease: lease.owner.run_id in self.over  # noqa: E731 - an argument that is too long for its line
-        return RunSession(flow, self.config, Owner.of_run(run), engine="test", is_over=is_over)
+                two(made[0], made[1])
+        return RunSession(flow, self.config, self.owner(run), engine="test", is_over=self.is_over)
+
+    def owner(self, run: str) -> Owner:
+        if run != LOCAL:
+            return Owner.of_run(run)
+        pid = self.process.pid
+        return Owner(run, socket.gethostname(), pid, process_started(pid), pid_space())
+
+    def is_over(self, lease: Lease) -> bool:
+        """What the orchestrator says: nothing of a run that is a process."""
+        return lease.owner.run_id in self.over - {LOCAL}
+
+    def end(self, run: str) -> None:
+        self.over.add(run)
+        if run == LOCAL:
+            self.process.kill()
+            self.process.wait()
 
     def crash_point(self, name: str) -> None:
         if name == self.crash_at:
@@ -149,13 +175,13 @@ class StepsInAnyOrder(RuleBasedStateMachine):
 
     @rule(run=runs)
     def ends(self, run: str) -> None:
-        """The orchestrator says that the run is over. Its processes may not know."""
-        self.over.add(run)
+        """The orchestrator says that the run is over, or its process dies. Steps of it may still be on their way."""
+        self.end(run)
 
     @rule(run=runs, thief=runs, stage=stages)
     def is_paused_in_a_task_while_its_stage_is_stolen(self, run: str, thief: str, stage: str) -> None:
         def meanwhile() -> None:
-            self.over.add(run)
+            self.end(run)
             self.builds(thief, stage)
 
         self.meanwhile = meanwhile
@@ -174,7 +200,8 @@ class StepsInAnyOrder(RuleBasedStateMachine):
             break_lease(self.config, stage)
 
     def teardown(self) -> None:
-        self.over.update(RUNS)
+        for run in RUNS:
+            self.end(run)
         for stage in TASKS:
             self.builds("last", stage)
         assert [self.shown[stage].content for stage in TASKS] == [("last",), ("last", "last")]
@@ -244,10 +271,12 @@ class StepsInAnyOrder(RuleBasedStateMachine):
                 generation = newest[record.stage, record.live]
                 assert generation.state is GenerationState.PUBLISHED
                 (task,) = transaction.metadata.read_tasks([(record.stage, record.live)])
-                place = sa.table(task.objects[0].name, schema=store.schema(record.stage))
-                (row,) = transaction.connection.execute(sa.select(sa.text("*")).select_from(place)).all()
+                places = [sa.table(made.name, schema=store.schema(record.stage)) for made in task.objects]
+                both = sa.union_all(*(sa.select(sa.text("*")).select_from(place) for place in places))
+                first, second = transaction.connection.execute(both).all()
+                assert first == second
                 found[record.stage] = Seen(
-                    record.live, generation.run_id, tuple(row), (str(task.version),), str(task.input_hash)
+                    record.live, generation.run_id, tuple(first), (str(task.version),), str(task.input_hash)
                 )
         return found
 
@@ -294,10 +323,14 @@ def test_whatever_the_order_of_steps_readers_see_one_run_at_a_time(make_project:
     run_state_machine_as_test(
         functools.partial(StepsInAnyOrder, make_project),
         settings=settings(
-            max_examples=settings.default.max_examples // 25,
-            stateful_step_count=10,
+            # A second of a processor for each history, most of it in the database.
+            max_examples=settings.default.max_examples // 16,
+            stateful_step_count=20,
             deadline=None,
-            # A history takes seconds, so one that fails is shown as it is.
+            # Others each time; what is printed of one that fails brings it back.
+            derandomize=False,
+            print_blob=True,
+            # A history that fails is shown as it is.
             phases=[Phase.reuse, Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),

@@ -114,8 +114,8 @@ def how_to_free(stage: str) -> str:
         The commands.
     """
     return (
-        f"Look at it with: pipedag-airflow locks; if that run is gone, free the stage with: pipedag-airflow locks break "
-        f"{shlex.quote(stage)}"
+        "Look at it with: pipedag-airflow locks; if that run is gone, free the stage with: "
+        f"pipedag-airflow locks break {shlex.quote(stage)}"
     )
 
 
