@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import attrs
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowRuntimeError
 
+from pipedag_airflow.backend.lock.lease import how_to_free
 from pipedag_airflow.core.plan import COMMIT_TASK
 from pipedag_airflow.provider.form import RunOptions
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.provider.operators import FlowReference
 
-__all__ = ["OVER", "OWNER_PREFIX", "ReleaseStages", "owner_id", "run_is_over", "stages_kept_to_the_end"]
+__all__ = ["OVER", "OWNER_PREFIX", "ReleaseStages", "airflow_id", "owner_id", "run_is_over", "stages_kept_to_the_end"]
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +30,24 @@ log = logging.getLogger(__name__)
 OWNER_PREFIX = "airflow:"
 #: The states of task instances that will not run any more.
 OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: Hosts of addresses that mean another Airflow elsewhere.
+_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - nothing is bound to it
 
 
 def owner_id(dag_id: str, run_id: str) -> str:
     """Return the id under which a DAG run holds stages."""
     return f"{OWNER_PREFIX}{dag_id}/{run_id}"
+
+
+def airflow_id() -> str:
+    """Return what tells this Airflow from others that share an instance, the same in all of its processes.
+
+    Its address, if that is one for others; else this host and the port.
+    """
+    address: str = conf.get("api", "base_url", fallback="") or ""
+    if address and urlsplit(address).hostname not in _LOCAL:
+        return address.rstrip("/")
+    return f"{socket.gethostname()}:{conf.get('api', 'port', fallback='')}"
 
 
 def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
@@ -52,9 +69,20 @@ def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
         if not _is_not_found(error):
             log.warning("Airflow does not tell the state of DAG run %s/%s: %s; it is waited for", dag_id, run_id, error)
             return False
-        # Deleted, or of another Airflow that shares the instance. Then the clock decides.
-        log.info("Airflow knows no DAG run %s/%s", dag_id, run_id)
-        return lease.expires < now()
+        # Deleted; or of another Airflow that shares the instance, and then it may only be between two steps.
+        if lease.owner.pid_space == airflow_id():
+            log.info("Airflow knows no DAG run %s/%s any more: it was deleted", dag_id, run_id)
+            return lease.expires < now()
+        log.info(
+            "This Airflow (%s) knows no DAG run %s/%s, which began in %s. It is waited for until nothing was heard of "
+            "it for sixty times lease_seconds. %s",
+            airflow_id(),
+            dag_id,
+            run_id,
+            lease.owner.pid_space or "an unknown one",
+            how_to_free(lease.stage),
+        )
+        return lease.is_silent(now())
     # A member of an enumeration of strings: it equals its value, but str() of it does not.
     return state in ("success", "failed")
 

@@ -28,7 +28,7 @@ from pipedag_airflow.errors import (
 )
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.connections import read_config
-from pipedag_airflow.provider.dag_runs import owner_id, run_is_over
+from pipedag_airflow.provider.dag_runs import airflow_id, owner_id, run_is_over
 from pipedag_airflow.provider.form import RunOptions
 from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
@@ -265,7 +265,7 @@ class StageOperator(BaseOperator):
         def is_over(lease: Lease) -> bool:
             return run_is_over(lease, instance, config.lock_manager.now)
 
-        owner = Owner.of_run(owner_id(instance.dag_id, instance.run_id))
+        owner = Owner.of_run(owner_id(instance.dag_id, instance.run_id), airflow_id())
         flow = self.reference.flow
         selection = options.selection(flow.plan())
         return RunSession(flow, config, owner, engine="Airflow", is_over=is_over, selection=selection)

@@ -14,6 +14,7 @@ from pipedag_airflow.core.selector import select
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.errors import ConfigError, LockError, RunError
 from pipedag_airflow.run.abandon import abandon
+from pipedag_airflow.run.heartbeat import RunHeartbeat
 from pipedag_airflow.run.loading import load, published_value
 from pipedag_airflow.run.lock_context import StageLockContext
 from pipedag_airflow.run.overrides import overrides_of
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["find_config", "launch", "output_from_store", "with_validation"]
 
 log = logging.getLogger(__name__)
-
-#: After so many times ``lease_seconds`` without a sign of life, no step of a DAG run being at work, it counts as over.
-_SILENT = 60
 
 
 def launch(
@@ -69,10 +67,12 @@ def launch(
         overrides=overrides_of(flow, selection, inputs),
     )
     nodes = selection.nodes(flow.plan())
+    heartbeat = RunHeartbeat(session.locks, session.owner, session.lease_seconds)
+    heartbeat.start()
     try:
         outcome = engine.run(session, nodes, **engine_arguments)
     finally:
-        _let_go(session)
+        _let_go(session, heartbeat)
     raises = config.fail_fast and not config.swallow_exceptions
     if outcome.exception is not None and raises:
         raise outcome.exception
@@ -157,11 +157,11 @@ def _is_over(config: ConfigContext, lease: Lease) -> bool:
     It cannot ask Airflow. There each step of a DAG run renews the lease for as long as it works, and a run that has
     failed gives it back; what is left are runs that were deleted or marked, and those of an Airflow that is gone.
     """
-    silent = lease.owner.pid is None and config.lock_manager.now() - lease.heartbeat > _SILENT * config.lease_seconds
+    silent = lease.owner.pid is None and lease.is_silent(config.lock_manager.now())
     return silent or StageLockContext.has_ended(lease)
 
 
-def _let_go(session: RunSession) -> None:
+def _let_go(session: RunSession, heartbeat: RunHeartbeat) -> None:
     """Abandon what was begun but not published, and release the leases, or leave that to an open StageLockContext.
 
     What became of the run does not depend on it: if the locks cannot be reached, that is said in the log.
@@ -169,6 +169,7 @@ def _let_go(session: RunSession) -> None:
     stages = [stage.name for stage in session.plan.stages if session.selection.of(stage)]
 
     def release() -> None:
+        heartbeat.stop()
         try:
             for stage in stages:
                 lease = session.locks.holder(stage)

@@ -20,8 +20,8 @@ _open: ContextVar[tuple[StageLockContext, ...]] = ContextVar("stage_lock_context
 class StageLockContext:
     """Keeps the stages of the runs within its block locked until the block ends.
 
-    Another run within the block may have them, too: then it is that one which keeps them. A process on another host can
-    take a stage over when it has not been renewed for ``lease_seconds``, which happens in the steps of a run;
+    Another run within the block may have them, too: then it is that one which keeps them. They are renewed for as long
+    as the process is at work. Should it be stopped for longer than ``lease_seconds``, others may take them over;
     :meth:`Result.get` gives what its run has made in any case.
 
     Example:

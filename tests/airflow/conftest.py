@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from pipedag_airflow.backend.metadata import GenerationState, ObjectKind, TaskState
 from pipedag_airflow.config import PipedagConfig
@@ -130,7 +131,14 @@ class FlowFolder:
         self.data = airflow.data / name
         self.folder.mkdir()
         self.data.mkdir()
-        (self.folder / "pipedag.yaml").write_text(YAML.format(name=name, data=self.data))
+        self.file = self.folder / "pipedag.yaml"
+        self.file.write_text(YAML.format(name=name, data=self.data))
+
+    def configure(self, **parts: Any) -> None:
+        """Replace parts of the configuration."""
+        content = yaml.safe_load(self.file.read_text())
+        content["instances"]["__any__"].update(parts)
+        self.file.write_text(yaml.safe_dump(content))
 
     def write(self, text: str, *, flow: str | None = None) -> None:
         """Write the file of a flow, and wait until Airflow has read it."""
@@ -199,6 +207,10 @@ class FlowFolder:
         """Ask the database as a reader does who knows nothing of us, as soon as no other process has the file."""
         import duckdb
 
+        url = sa.make_url(self.config().config_dict["table_store"]["args"]["url"])
+        if url.get_backend_name() != "duckdb":
+            with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+                return [tuple(row) for row in connection.execute(sa.text(sql))]
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -214,7 +226,8 @@ class FlowFolder:
         """Return the rows of everything that readers see."""
         names = self.query(
             "select table_schema, table_name from information_schema.tables "
-            "where table_schema not like '%\\_\\_g%' escape '\\' and table_schema != 'pipedag_metadata'"
+            "where table_schema not like '%\\_\\_g%' escape '\\' "
+            "and table_schema not in ('pipedag_metadata', 'pg_catalog', 'information_schema')"
         )
         return {
             f"{schema}.{name}": self.query(f'select count(*) from "{schema}"."{name}"')[0][0] for schema, name in names

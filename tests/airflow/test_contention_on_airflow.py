@@ -16,7 +16,10 @@ from pipedag_airflow.testing.supervisor import send_signal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import sqlalchemy as sa
     from conftest import FlowFolder
+
+    from pipedag_airflow.testing.zookeeper import Ensemble
 
 pytestmark = pytest.mark.airflow
 
@@ -102,34 +105,63 @@ def kill_with_children(pid: int) -> None:
     send_signal(signal.SIGKILL, [pid, *(child.pid for child in children)])
 
 
+def in_files(folder: FlowFolder, request: pytest.FixtureRequest) -> None:
+    """Keep the leases in files, as all flows of these tests do."""
+    del folder, request
+
+
+def in_postgres(folder: FlowFolder, request: pytest.FixtureRequest) -> None:
+    url: sa.URL = request.getfixturevalue("postgres_url")
+    folder.configure(
+        table_store={
+            "class": "pipedag_airflow.backend.table.SQLTableStore",
+            "args": {"url": url.render_as_string(hide_password=False)},
+        },
+        lock_manager={"class": "pipedag_airflow.backend.lock.DatabaseLockManager"},
+    )
+
+
+def in_zookeeper(folder: FlowFolder, request: pytest.FixtureRequest) -> None:
+    server: Ensemble = request.getfixturevalue("zookeeper_server")
+    folder.configure(
+        lock_manager={"class": "pipedag_airflow.backend.lock.ZooKeeperLockManager", "args": {"hosts": server.hosts}}
+    )
+
+
+@pytest.mark.parametrize(("leases", "crowd"), [(in_files, 10), (in_postgres, 3), (in_zookeeper, 3)])
 def test_runs_wait_in_order_without_a_slot_also_when_the_triggerer_is_killed(
     flows: Callable[[str], FlowFolder],
+    request: pytest.FixtureRequest,
+    leases: Callable[[FlowFolder, pytest.FixtureRequest], None],
+    crowd: int,
 ) -> None:
-    folder = flows("crowd")
+    name = f"crowd_{leases.__name__}"
+    folder = flows(name)
+    leases(folder, request)
     write(folder)
     client = folder.client
-    holder = client.trigger("crowd")
+    holder = client.trigger(name)
     for node, state in (("fast", "success"), ("slow", "running")):
-        folder.wait_task("crowd", holder, f"stage.{node}", state)
+        folder.wait_task(name, holder, f"stage.{node}", state)
 
-    waiting = [client.trigger("crowd") for _ in range(10)]
+    waiting = [client.trigger(name) for _ in range(crowd)]
     for run in waiting:
-        folder.wait_task("crowd", run, "stage.begin_transaction", "deferred")
+        folder.wait_task(name, run, "stage.begin_transaction", "deferred")
     pool = client.request("GET", "/api/v2/pools/default_pool")
-    assert (pool["running_slots"], pool["queued_slots"], pool["deferred_slots"]) == (1, 0, 10)
+    assert (pool["running_slots"], pool["queued_slots"], pool["deferred_slots"]) == (1, 0, crowd)
     deferred = time.time()
     eventually(lambda: len(queue(folder, since=deferred)) == len(waiting))
     order = queue(folder, since=deferred)
-    assert sorted(order) == sorted(f"airflow:crowd/{run}" for run in waiting)
+    assert sorted(order) == sorted(f"airflow:{name}/{run}" for run in waiting)
 
     kill_with_children(folder.airflow.pids()["triggerer"])
     killed = time.time()
     # Another triggerer keeps their places, or gives them back if they were lost in between.
     eventually(lambda: queue(folder, since=killed) == order)
     # Nobody waits for a run that is over.
-    first, second, third, *later = (run.removeprefix("airflow:crowd/") for run in order)
+    first, second, third, *later = (run.removeprefix(f"airflow:{name}/") for run in order)
     for run in (first, *later):
-        client.set_run_state("crowd", run, "failed")
+        client.set_run_state(name, run, "failed")
     others = (second, third)
     (folder.data / "go").touch()
 
@@ -137,7 +169,7 @@ def test_runs_wait_in_order_without_a_slot_also_when_the_triggerer_is_killed(
         assert folder.finished(run).skipped >= {"stage.fast", "stage.slow"}
     with folder.config().table_store.transaction() as transaction:
         begun = [generation.run_id for generation in transaction.metadata.generations(stage="stage")]
-    assert begun == [f"airflow:crowd/{run}" for run in (holder, *others)]
+    assert begun == [f"airflow:{name}/{run}" for run in (holder, *others)]
     assert calls(folder).count("slow") == 1
     assert folder.tables() == {"stage.of_fast": 2, "stage.of_slow": 3}
 

@@ -38,11 +38,11 @@ def test_a_dag_run_has_its_stage_from_step_to_step(
     flows: Callable[[str], FlowFolder], zookeeper_server: Ensemble
 ) -> None:
     folder = flows("zookeeper")
-    file = folder.folder / "pipedag.yaml"
-    begin, _, rest = file.read_text().partition("FileLockManager")
-    end = rest.partition("orchestration:")[2]
-    file.write_text(
-        f"{begin}ZooKeeperLockManager\n      args: {{hosts: '{zookeeper_server.hosts}'}}\n    orchestration:{end}"
+    folder.configure(
+        lock_manager={
+            "class": "pipedag_airflow.backend.lock.ZooKeeperLockManager",
+            "args": {"hosts": zookeeper_server.hosts},
+        }
     )
     folder.write(FLOW)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import socket
 import time
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from pipedag_airflow.config.embedded import embedded_default
 from pipedag_airflow.errors import FlowChangedError, LockError, StaleRunError, StoreError
 from pipedag_airflow.provider import triggers
 from pipedag_airflow.provider.dag import compile_dag
-from pipedag_airflow.provider.dag_runs import ReleaseStages, run_is_over
+from pipedag_airflow.provider.dag_runs import ReleaseStages, airflow_id, run_is_over
 from pipedag_airflow.provider.triggers import StageFreeTrigger
 from pipedag_airflow.testing.zookeeper import Ensemble
 
@@ -363,9 +364,40 @@ def answer(status: int) -> AirflowRuntimeError:
     return AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": status}))
 
 
-@pytest.mark.parametrize(("expires", "over"), [(60, False), (-1, True)])
-def test_of_a_run_that_airflow_does_not_know_the_clock_decides(expires: float, over: bool) -> None:
-    assert run_is_over(lease(expires=expires), TaskInstance(answer(404)), time.time) is over
+@pytest.mark.parametrize(
+    ("began_here", "heard", "over"),
+    [(True, 50, False), (True, 70, True), (False, 70, False), (False, 3590, False), (False, 3610, True)],
+)
+def test_of_a_run_that_airflow_does_not_know_the_clock_decides_and_much_later_if_it_began_in_another_airflow(
+    began_here: bool, heard: float, over: bool
+) -> None:
+    owner = Owner.of_run(HOLDER.run_id, airflow_id() if began_here else "https://another.airflow.example")
+    held = Lease("stage", owner, 1, since=0, heartbeat=1000, expires=1060)
+    assert run_is_over(held, TaskInstance(answer(404)), lambda: 1000 + heard) is over
+
+
+@pytest.mark.parametrize(
+    ("base_url", "known_as"),
+    [
+        ("https://airflow.example/", "https://airflow.example"),
+        ("", f"{socket.gethostname()}:8080"),
+        ("http://localhost:8080", f"{socket.gethostname()}:8080"),
+    ],
+)
+def test_an_airflow_is_known_by_its_address_if_that_is_one_for_others(
+    monkeypatch: pytest.MonkeyPatch, base_url: str, known_as: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+    monkeypatch.setenv("AIRFLOW__API__PORT", "8080")
+    assert airflow_id() == known_as
+
+
+def test_a_step_says_in_which_airflow_its_run_began(locks: FileLockManager) -> None:
+    locks.release("stage", HOLDER)
+    begin_operator().execute({"ti": TaskInstance(DagRunState.RUNNING), "params": EVERYTHING})
+    held = locks.holder("stage")
+    assert held is not None
+    assert held.owner.pid_space == airflow_id()
 
 
 @pytest.mark.parametrize("trouble", [answer(503), ConnectionError("refused"), RuntimeError("404")])

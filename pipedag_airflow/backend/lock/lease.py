@@ -23,6 +23,9 @@ from pipedag_airflow.backend.lock.process import pid_space, process_is_gone, pro
 __all__ = ["Lease", "Listener", "LockState", "Owner", "Place", "how_to_free", "in_words", "never"]
 
 
+_SILENT = 60
+
+
 @attrs.frozen
 class Owner:
     """Who wants a stage.
@@ -32,7 +35,8 @@ class Owner:
         host: The host name of whoever asks.
         pid: Session form: the process whose death ends the run. ``None``: lease form.
         process_started: When that process started, so that its id given out again is not taken for it.
-        pid_space: Where the process id counts: two containers may share a host name.
+        pid_space: Where the process id counts, as two containers may share a host name. Lease form: where the id of
+            the run does, as two orchestrators may share an instance; ``None`` if that is not known.
     """
 
     run_id: str
@@ -55,16 +59,17 @@ class Owner:
         return cls(run_id, socket.gethostname(), pid, process_started(pid), pid_space())
 
     @classmethod
-    def of_run(cls, run_id: str) -> Owner:
+    def of_run(cls, run_id: str, orchestrator: str | None = None) -> Owner:
         """The lease form: the run outlives this process.
 
         Args:
             run_id: The id of the run.
+            orchestrator: Which orchestrator knows the run.
 
         Returns:
             The owner.
         """
-        return cls(run_id, socket.gethostname())
+        return cls(run_id, socket.gethostname(), pid_space=orchestrator)
 
     @property
     def is_local(self) -> bool:
@@ -149,6 +154,18 @@ class Lease:
             ``run local:… on host h (pid 12), since 2026-01-31 12:00:00 UTC, last heartbeat 3 s ago``.
         """
         return in_words(self.owner, since=self.since, heartbeat=self.heartbeat, now=now)
+
+    def is_silent(self, now: float) -> bool:
+        """Whether its run counts as over for whoever has nobody to ask.
+
+        Args:
+            now: The present time.
+
+        Returns:
+            Whether nothing was heard of it for sixty times as long as a renewal counts: each step renews it for as long
+            as it works, so none was at work.
+        """
+        return now - self.heartbeat > _SILENT * (self.expires - self.heartbeat)
 
     def abandoned(self, now: float) -> bool:
         """Whether the record alone shows that its run is over.
