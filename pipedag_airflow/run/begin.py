@@ -143,7 +143,9 @@ def _write_decisions(transaction: SQLTransaction, snapshot: Snapshot, rows: Mapp
 def open_stage(session: RunSession, transaction: SQLTransaction, stage: str, nodes: tuple[str, ...]) -> Snapshot:
     """Return a snapshot in which this run has a generation of the stage open; it is opened if need be."""
     metadata = transaction.metadata
-    metadata.note_run(session.run_id, session.plan, session.engine)
+    begins = metadata.note_run(session.run_id, session.plan, session.engine)
+    if begins and session.locks.warning is not None:
+        log.warning("%s", session.locks.warning)
     newest = metadata.latest_generation(stage)
     if not _is_open(session, newest):
         transaction.lock(f"opening of {stage}")

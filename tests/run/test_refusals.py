@@ -155,3 +155,20 @@ def test_without_locks_a_refusal_says_that_nobody_knows_who_is_at_work(project: 
     other = RunSession(flow(), session.config, OTHER, engine="test")
     with pytest.raises(StaleRunError, match=r"was taken over by run 'airflow:other/1'.* NoLockManager notes nothing"):
         execute_with(session, lambda: begin(other, "my stage"))
+
+
+def test_without_locks_each_run_is_told_once_what_it_gives_up_however_many_processes_its_steps_are(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.settings["lock_manager"] = {"class": "pipedag_airflow.backend.lock.NoLockManager"}
+
+    def process(run_id: str) -> RunSession:
+        return RunSession(flow(), project.config(), Owner.of_run(run_id), engine="test")
+
+    for run_id in ("first", "second"):
+        begin(process(run_id), "ours")
+        execute(process(run_id), "ours.task")
+        begin(process(run_id), "my stage")
+    told = [record.message for record in caplog.records if "NoLockManager locks nothing" in record.message]
+    assert len(told) == 2
+    assert "lock_manager.class" in told[0]

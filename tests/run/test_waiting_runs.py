@@ -1,4 +1,4 @@
-"""Runs that wait for each other's stages: with an end, in no circle, and saying for whom."""
+"""Runs that wait for each other's stages: no longer than they must, with an end, in no circle, and saying for whom."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from pipedag_airflow import Flow, Stage, Table, materialize
 from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.errors import StageBusyError
 from pipedag_airflow.run.begin import begin
+from pipedag_airflow.run.execute import execute
+from pipedag_airflow.run.publish import publish
 from pipedag_airflow.run.session import RunSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from conftest import Project
 
 
-def flow_of(name: str, order: list[str], meet: Callable[[], object] = lambda: None) -> Flow:
+def flow_of(name: str, order: Iterable[str], meet: Callable[[], object] = lambda: None) -> Flow:
     """A flow of independent stages in some order, and of one that reads them all."""
 
     def task_of(stage: str) -> Any:
@@ -44,6 +46,69 @@ def flow_of(name: str, order: list[str], meet: Callable[[], object] = lambda: No
         with Stage(f"of_{name}"):
             read(sorted(made, key=lambda task: task.id))
     return flow
+
+
+def chain() -> Flow:
+    """Stages a, b and c, each of which reads the one before."""
+
+    @materialize(version="1")
+    def first() -> int:
+        return 1
+
+    @materialize(version="1")
+    def after(number: int) -> int:
+        return number + 1
+
+    with Flow("chain") as flow:
+        with Stage("a"):
+            number = first()
+        for stage in ("b", "c"):
+            with Stage(stage):
+                number = after(number)
+    return flow
+
+
+def build(session: RunSession, stage: str) -> None:
+    begin(session, stage)
+    for node in session.plan.stage_by_name[stage].tasks:
+        execute(session, node)
+
+
+def held(session: RunSession) -> dict[str, str]:
+    """Which run holds which stage."""
+    return {lease.stage: lease.owner.run_id for lease in session.locks.leases()}
+
+
+def test_two_runs_of_one_flow_pipeline_stage_by_stage(project: Project) -> None:
+    first, second = (RunSession(chain(), project.config(), Owner.of_run(run), engine="test") for run in ("1", "2"))
+    for stage in ("a", "b"):
+        build(first, stage)
+        publish(first, stage)
+    # A stage is kept until the one that reads it is published.
+    assert held(first) == {"b": "1"}
+    build(first, "c")
+    build(second, "a")
+    publish(second, "a")
+    assert held(first) == {"a": "2", "b": "1", "c": "1"}
+    with pytest.raises(StageBusyError, match="Stage 'b' is held by run 1"):
+        begin(second, "b")
+    publish(first, "c")
+    for stage in ("b", "c"):
+        build(second, stage)
+        publish(second, stage)
+    assert held(first) == {}
+
+
+def test_flows_of_disjoint_stages_are_at_work_at_the_same_time(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each waits within each of its tasks until the other one is there, too."""
+    together = threading.Barrier(2)
+    flows = [flow_of(name, stages, lambda: together.wait(60)) for name, stages in (("one", "ab"), ("two", "cd"))]
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(lambda flow: flow.run(config=project.config(wait_seconds=0.1)), flows))
+    assert [result.successful for result in results] == [True, True]
+    assert "Waiting for stage" not in caplog.text
 
 
 def test_flows_that_share_stages_in_opposite_orders_do_not_wait_for_each_other_in_a_circle(project: Project) -> None:

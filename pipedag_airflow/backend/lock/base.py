@@ -45,6 +45,9 @@ class LockManager(ABC):
     guards: ClassVar[bool] = True
     """Whether a second run is kept out; ``False`` for a placeholder."""
 
+    warning: ClassVar[str | None] = None
+    """What each run is to be told once, when it begins; ``None`` if there is nothing to say."""
+
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._mutex = threading.Condition()

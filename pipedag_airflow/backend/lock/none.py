@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pipedag_airflow.backend.lock.base import LockManager
 from pipedag_airflow.backend.lock.lease import Lease, LockState, Owner, Place, never
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["NoLockManager"]
-
-logger = logging.getLogger(__name__)
 
 
 class NoLockManager(LockManager):
@@ -24,18 +21,13 @@ class NoLockManager(LockManager):
     """
 
     guards = False
-    #: The ids of the runs that were warned in this process.
-    _warned: ClassVar[set[str]] = set()
+    warning = (
+        "NoLockManager locks nothing: when a second run starts, both build the same stages, and one of them fails at "
+        "its publish. Set lock_manager.class in pipedag.yaml to pipedag_airflow.backend.lock.FileLockManager or "
+        "another one before running in earnest."
+    )
 
     def _grant(self, stage: str, owner: Owner, seconds: float) -> Lease:
-        if owner.run_id not in self._warned:
-            self._warned.add(owner.run_id)
-            logger.warning(
-                "NoLockManager locks nothing: when a second run starts, both build stage %r and its successors, and "
-                "one of them fails at its publish. Set lock_manager.class in pipedag.yaml to "
-                "pipedag_airflow.backend.lock.FileLockManager or another one before running in earnest.",
-                stage,
-            )
         now = self._clock()
         self.observe(stage, owner, LockState.LOCKED)
         return Lease(stage, owner, 0, now, now, now + seconds)

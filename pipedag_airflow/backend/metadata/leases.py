@@ -19,7 +19,7 @@ __all__ = ["LeaseConflictError", "LeaseRepository", "PresentTime"]
 
 
 class PresentTime(sa.sql.functions.FunctionElement[float]):
-    """The present time by the clock of the database, in seconds since 1970, UTC."""
+    """The present time by the clock of the database, in seconds since 1970, UTC; a dialect may say it otherwise."""
 
     inherit_cache = True
     type = sa.Double()
@@ -28,17 +28,6 @@ class PresentTime(sa.sql.functions.FunctionElement[float]):
 @compiles(PresentTime)
 def _present_time(_element: PresentTime, _compiler: SQLCompiler, **_: Any) -> str:
     return "EXTRACT(EPOCH FROM CURRENT_TIMESTAMP)"
-
-
-@compiles(PresentTime, "mssql")
-def _present_time_of_sqlserver(_element: PresentTime, _compiler: SQLCompiler, **_: Any) -> str:
-    return "DATEDIFF_BIG(microsecond, '1970-01-01', SYSUTCDATETIME()) / 1000000.0"
-
-
-@compiles(PresentTime, "ibm_db_sa")
-def _present_time_of_db2(_element: PresentTime, _compiler: SQLCompiler, **_: Any) -> str:
-    # Its present time has no time zone: it is that of the server's place.
-    return "EXTRACT(EPOCH FROM CURRENT TIMESTAMP - CURRENT TIMEZONE)"
 
 
 class LeaseConflictError(LockError):

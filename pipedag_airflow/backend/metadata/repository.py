@@ -87,8 +87,11 @@ class MetadataRepository:
 
     # --- runs and generations ---------------------------------------------------------------------------------------
 
-    def note_run(self, run_id: str, plan: Plan, engine: str) -> None:
+    def note_run(self, run_id: str, plan: Plan, engine: str) -> bool:
         """Record the run, or check that its plan is still the one it began with.
+
+        Returns:
+            Whether it begins with this.
 
         Raises:
             FlowChangedError: if the flow was changed since.
@@ -103,10 +106,11 @@ class MetadataRepository:
         if row is not None:
             if row.fingerprint != plan.fingerprint:
                 plan.check_unchanged(row.fingerprint, json.loads(row.nodes))
-            return
+            return False
         nodes = json.dumps([f"{node.id}@{node.position}" for node in plan.nodes])
         values = {"run_id": run_id, "flow": plan.flow, "fingerprint": plan.fingerprint, "nodes": nodes}
         self.connection.execute(sa.insert(run).values(engine=engine, started=_now(), **values))
+        return True
 
     def stages(self, names: Iterable[str]) -> dict[str, StageRecord]:
         """Return the rows of the named stages that exist."""

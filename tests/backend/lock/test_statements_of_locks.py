@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from pipedag_airflow.backend.metadata import MetadataTables
 from pipedag_airflow.backend.metadata.leases import LeaseConflictError, LeaseRepository
+from pipedag_airflow.backend.table.sql import dialects
 from pipedag_airflow.backend.table.sql.dialects.sqlserver_locks import SqlServerSessionLocks, lock_in_transaction
 from pipedag_airflow.errors import LockError
 
@@ -94,6 +96,13 @@ def test_a_restart_of_the_server_is_seen(locks: SqlServerSessionLocks) -> None:
     server = Server(1_790_000_000_500)
     assert locks.known_since(server.connection) == 1_790_000_000.5
     assert "tempdb" in server.sent[0]
+
+
+@pytest.fixture(autouse=True)
+def _dialects() -> None:
+    """What the table stores of these dialects will load."""
+    for name in ("sqlserver_locks", "db2_locks"):
+        import_module(f"{dialects.__name__}.{name}")
 
 
 CLOCKS = {

@@ -98,9 +98,9 @@ def plan(*names: str) -> Plan:
 
 
 def test_a_run_whose_flow_was_changed_is_told(metadata: MetadataRepository) -> None:
-    metadata.note_run("r", plan("a", "b"), "sequential")
-    metadata.note_run("r", plan("a", "b"), "sequential")
-    metadata.note_run("another", plan("a", "c"), "sequential")
+    begins = [metadata.note_run("r", plan("a", "b"), "sequential") for _ in range(2)]
+    assert begins == [True, False]
+    assert metadata.note_run("another", plan("a", "c"), "sequential")
     with pytest.raises(FlowChangedError, match="b"):
         metadata.note_run("r", plan("a", "c"), "sequential")
 

@@ -1,4 +1,4 @@
-"""SQL Server's application locks: for a transaction, or for as long as a connection lives.
+"""SQL Server's clock for leases, and its application locks: for a transaction, or for as long as a connection lives.
 
 Facts from the documentation of Transact-SQL: `sp_getapplock` answers 0 or 1 when the lock was to be had, -1 when its
 time-out has passed, -3 when its transaction was chosen to break a deadlock, and -999 for a call that makes no sense.
@@ -8,15 +8,19 @@ Resources have at most 255 characters and belong to a database.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
+from pipedag_airflow.backend.metadata.leases import PresentTime
 from pipedag_airflow.backend.table.sql.session_locks import SessionLocks
 from pipedag_airflow.errors import LockError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 __all__ = ["SqlServerSessionLocks", "lock_in_transaction"]
 
@@ -35,6 +39,11 @@ _STARTED = sa.text(
 )
 _NOT_AT_ONCE = -1
 _FOREVER = -1
+
+
+@compiles(PresentTime, "mssql")
+def _present_time(_element: PresentTime, _compiler: SQLCompiler, **_: Any) -> str:
+    return "DATEDIFF_BIG(microsecond, '1970-01-01', SYSUTCDATETIME()) / 1000000.0"
 
 
 def _resource(name: str) -> str:
