@@ -26,7 +26,7 @@ __all__ = ["SequentialEngine", "SequentialRun"]
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.2
 _SAY_AGAIN_SECONDS = 30.0
 
 
