@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.core.classes import Classes
     from pipedag_airflow.core.task import UnboundTask
 
-__all__ = ["Decision", "Identity", "Reason", "hash_cache_function", "identify", "why_different"]
+__all__ = ["Decision", "Identity", "Reason", "hash_cache_function", "hash_inputs", "identify", "why_different"]
 
 #: The key of the code's parts among the inputs; no parameter is called like it.
 _CODE = "$code"
@@ -124,16 +124,27 @@ def identify(
         UnsupportedValueError: if an argument, or the result of the cache function, cannot be stored.
         AutoVersionError: if the code of a task with AUTO_VERSION cannot be followed.
     """
-    inputs = {
-        key: dump_identity(value, f"{where}: argument {key}", classes=classes) for key, value in arguments.items()
-    }
-    hashed = fingerprint(*(part for item in sorted(inputs.items()) for part in item))
+    inputs = _identities(arguments, where, classes)
+    hashed = _hash(inputs)
     if cache_function_hash is None:
         cache_function_hash = hash_cache_function(task, arguments, where, classes)
     if task.version is AUTO_VERSION:
         code = code_version(task.fn, task.input_type, where, arguments)
         return Identity(name, code.version, inputs, hashed, cache_function_hash, code=code.parts)
     return Identity(name, None if task.version is None else str(task.version), inputs, hashed, cache_function_hash)
+
+
+def hash_inputs(arguments: Mapping[str, Any], where: str, classes: Classes) -> str:
+    """Return the hash of a call's arguments alone; no code is looked at, and no function called."""
+    return _hash(_identities(arguments, where, classes))
+
+
+def _identities(arguments: Mapping[str, Any], where: str, classes: Classes) -> dict[str, str]:
+    return {key: dump_identity(value, f"{where}: argument {key}", classes=classes) for key, value in arguments.items()}
+
+
+def _hash(inputs: Mapping[str, str]) -> str:
+    return fingerprint(*(part for item in sorted(inputs.items()) for part in item))
 
 
 def hash_cache_function(task: UnboundTask, arguments: Mapping[str, Any], where: str, classes: Classes) -> str:

@@ -77,7 +77,8 @@ class ConfigContext(ArgumentOnly):
         generations_to_keep: How many generations of a stage are kept in the history.
         lease_seconds: How long a stage stays reserved after the last sign of life of its run.
         wait_seconds: How long a run waits for a stage that another one holds, before it fails; 0 is for ever.
-        begin_query_seconds: How long the begin of a stage may evaluate the query of one lazy task; 0 is never.
+        begin_query_seconds: How long the begin of a stage may evaluate the cache function, lazy query or AUTO_VERSION
+            code of one task; 0 is never: then the task's own step does.
         dependents: What becomes of views that others have built on the tables of a stage when these are replaced:
             with "repoint" they read the new ones, with "fail" the stage is not published.
         commit_wait_seconds: How long a publish waits for readers who hold tables that it replaces.

@@ -19,7 +19,9 @@ from pipedag_airflow.run.release import FINISHED
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipedag_airflow.core.plan import PlanStage
+    from airflow.sdk import DAG
+
+    from pipedag_airflow.core.plan import Plan, PlanStage
     from pipedag_airflow.run.begin import StageReport
     from pipedag_airflow.run.session import RunSession
 
@@ -28,12 +30,13 @@ __all__ = ["publish_if_alone", "refuse_if_alone", "refuse_if_read", "refuse_mark
 log = logging.getLogger(__name__)
 
 
-def refuse_marked(session: RunSession, stages: Iterable[str]) -> None:
+def refuse_marked(session: RunSession, stages: Iterable[str], dag: DAG) -> None:
     """Refuse to begin stages if Airflow shows a commit before them as done, but the run has never published its stage.
 
     Args:
         session: The run.
         stages: Names of the stages that are to be begun.
+        dag: The DAG.
 
     Raises:
         StageError: if that is so; the message names the stages before.
@@ -58,10 +61,16 @@ def refuse_marked(session: RunSession, stages: Iterable[str]) -> None:
         read = ", ".join(map(repr, marked))
         raise StageError(
             f"{', '.join(map(repr, sorted(names)))} would read {read}, which this run has not published although "
-            f"Airflow shows {', '.join(plan.stage_by_name[name].commit for name in marked)} as done: somebody has "
-            "marked it. Readers see there what they saw before. Clear it, with all that follows; or, to go on with "
-            "what is published, start a run that selects only what is to be made."
+            f"Airflow shows {', '.join(dict.fromkeys(_publisher(dag, plan, name) for name in marked))} as done: "
+            "somebody has marked it. Readers see there what they saw before. Clear it, with all that follows; or, to "
+            "go on with what is published, start a run that selects only what is to be made."
         )
+
+
+def _publisher(dag: DAG, plan: Plan, stage: str) -> str:
+    """Return the operator that publishes a stage: its commit, or the one that runs it, or a stage around it, whole."""
+    names = (plan.stage_by_name[stage].commit, stage, *plan.enclosing(stage))
+    return next(name for name in names if dag.has_task(name))
 
 
 def refuse_if_read(session: RunSession, stage: PlanStage, task: str, instance: Any) -> None:

@@ -320,7 +320,7 @@ class BeginTransactionOperator(TransactionOperator):
         if not selected:
             log.info("Stage %s: nothing of it is selected", self.stage)
             raise DownstreamTasksSkipped(tasks=[*unselected, *self._own_commit(session)])
-        refuse_marked(session, [self.stage])
+        refuse_marked(session, [self.stage], self.dag)
         report = begin(session, self.stage)
         # What a commit that died after its publish could not tell any more.
         announce(session, self.stage, context)

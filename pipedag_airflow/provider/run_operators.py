@@ -93,7 +93,7 @@ class StageRunOperator(TransactionOperator):
         selected = [stage for stage in self.stages(plan) if selection.of(stage)]
         if not selected:
             raise AirflowSkipException(f"{self.task_id}: nothing of it is selected in this run")
-        refuse_marked(session, [stage.name for stage in selected])
+        refuse_marked(session, [stage.name for stage in selected], self.dag)
         names = {stage.name for stage in selected}.difference(self.over)
         nodes = [node for node in selection.nodes(plan) if plan.node_by_id[node].stage in names]
         session.watcher = watcher = StagesWatcher(self, {stage.name for stage in self.stages(plan)})

@@ -26,7 +26,6 @@ __all__ = [
     "duplicate_name",
     "identity_of",
     "identity_to_make",
-    "input_hash_of",
     "pending",
     "reusable",
     "task_hash_for",
@@ -59,11 +58,6 @@ def identity_of(session: RunSession, task: Task, arguments: dict[str, Any], snap
 def _call_cache_function(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
     session.store.let_go()
     return hash_cache_function(task.unbound, arguments, f"Task {task.id!r}", session.classes)
-
-
-def input_hash_of(session: RunSession, task: Task, arguments: dict[str, Any]) -> str:
-    """Return the hash of a task's inputs; no cache function is called."""
-    return _without_cache_function(session, task, arguments).input_hash
 
 
 def _without_cache_function(session: RunSession, task: Task, arguments: dict[str, Any]) -> Identity:

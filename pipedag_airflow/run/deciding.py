@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from pipedag_airflow.cache.decision import Decision, Identity, Reason
-from pipedag_airflow.run.decide import carried, decide, identity_of, input_hash_of, pending
+from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_inputs
+from pipedag_airflow.core.auto_version import AUTO_VERSION
+from pipedag_airflow.errors import AutoVersionError
+from pipedag_airflow.run.decide import carried, decide, identity_of, pending
 from pipedag_airflow.run.inputs import reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import decide_lazy_ahead
 
@@ -50,21 +52,23 @@ def decide_stage(
     return deciding.decisions, deciding.rows
 
 
-@attrs.frozen
+@attrs.define
 class _Evaluation:
-    """The function of a lazy task is being called since a moment by the monotonic clock."""
+    """Code of the user's is being evaluated for a task since a moment by the monotonic clock."""
 
     task: Task
-    identity: Identity
     since: float
+    #: None until the cache function has returned, and the version is known.
+    identity: Identity | None = None
 
 
 class _Deciding:
     """The loop through the tasks of a stage.
 
-    The query of a lazy task may take longer to build than begin has time for, and a thread cannot be stopped. So where
-    there are such tasks, the loop has a thread of its own: one for all of them, as handing each over would cost more
-    than deciding it. If one takes too long, the thread is given up, and another one goes on with the next task.
+    A cache function, the query of a lazy task or the code behind AUTO_VERSION may take longer to evaluate than begin
+    has time for, and a thread cannot be stopped. So where there are such tasks, the loop has a thread of its own: one
+    for all of them, as handing each over would cost more than deciding it. If one takes too long, the thread is given
+    up, and another one goes on with the next task. What fails is left to the task's own step, which fails for it.
     """
 
     def __init__(self, session: RunSession, snapshot: Snapshot, tasks: Iterable[str]) -> None:
@@ -82,7 +86,7 @@ class _Deciding:
 
     def run(self) -> None:
         """Decide all tasks."""
-        while self._seconds > 0 and any(task.unbound.lazy for task in self._todo):
+        while self._seconds > 0 and any(map(_is_evaluated, self._todo)):
             self._watch_a_thread()
             if self._error is not None:
                 raise self._error
@@ -114,8 +118,8 @@ class _Deciding:
             if evaluation is None or not thread.is_alive() or self._seconds_left() > 0:
                 return
             self._thread = None
-            log.info("%s: its query was not ready after %s s; its own step decides", evaluation.task.id, self._seconds)
-            self._enter(evaluation.task, Decision(False, Reason.DECIDED_LATER), evaluation.identity, None)
+            late = f"not known after {self._seconds:g} s"
+            self._enter(evaluation.task, Decision(False, Reason.DECIDED_LATER, late), evaluation.identity, None)
 
     def _loop_or_fail(self) -> None:
         try:
@@ -158,19 +162,46 @@ class _Deciding:
             return Decision(False, Reason.INPUTS_OPEN, f"waits for {names}"), None, None
         arguments = resolve_arguments(task, snapshot)
         own = snapshot.own_row(task.id)
-        if own is not None and own.state.has_output and own.input_hash == input_hash_of(session, task, arguments):
+        now = hash_inputs(arguments, f"Task {task.id!r}", session.classes)
+        if own is not None and own.state.has_output and own.input_hash == now:
             return Decision(True, Reason.VALID, "made earlier in this run"), None, own
-        identity = identity_of(session, task, arguments, snapshot)
+        if self._seconds <= 0 and _identity_takes_code(task):
+            return Decision(False, Reason.DECIDED_LATER), None, None
+        evaluation = _Evaluation(task, time.monotonic())
+        if _is_evaluated(task):
+            # Set once for each task: a thread that was given up changes but its own.
+            self._evaluation = evaluation
+        try:
+            identity = identity_of(session, task, arguments, snapshot)
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            return Decision(False, Reason.DECIDED_LATER, _why_unknown(error)), None, None
+        if self._thread is not threading.current_thread():
+            return Decision(False, Reason.DECIDED_LATER), identity, None
+        evaluation.identity = identity
         decision, found = decide(session, task, identity, snapshot)
         if decision is None:
             if self._seconds <= 0:
                 return Decision(False, Reason.DECIDED_LATER), identity, None
-            self._evaluation = _Evaluation(task, identity, time.monotonic())
             decision, row = decide_lazy_ahead(session, task, arguments, identity, snapshot)
             return decision, identity, row
         if found is None:
             return decision, identity, None
         return decision, identity, carried(found, snapshot, task, decision, reads_open(task, snapshot))
+
+
+def _is_evaluated(task: Task) -> bool:
+    """Say whether code of the user's, or what it says, decides a task."""
+    return task.unbound.lazy or _identity_takes_code(task)
+
+
+def _identity_takes_code(task: Task) -> bool:
+    """Say whether it takes more than a look at a call's arguments to identify it."""
+    return task.unbound.cache is not None or task.unbound.version is AUTO_VERSION
+
+
+def _why_unknown(error: BaseException) -> str:
+    source = "AUTO_VERSION" if isinstance(error, AutoVersionError) else "cache function"
+    return f"{source}: {type(error).__name__}: {error}"
 
 
 def _is_unsettled(session: RunSession, task: Task, source: Task, snapshot: Snapshot) -> bool:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from pipedag_airflow.backend.metadata import GenerationRecord, GenerationState, ObjectRecord, TaskRecord, TaskState
+from pipedag_airflow.cache.decision import hash_inputs
 from pipedag_airflow.errors import StageError, StaleRunError
 from pipedag_airflow.run.crash import crash_point
-from pipedag_airflow.run.decide import input_hash_of
 from pipedag_airflow.run.garbage import collect_garbage
 from pipedag_airflow.run.inputs import missing_inputs, resolve_arguments
 from pipedag_airflow.run.locked import wait_for_readers
@@ -102,11 +102,11 @@ def check_complete(commit: Commit) -> None:
 
 
 def _check_inputs(commit: Commit, node: str, row: TaskRecord) -> None:
-    snapshot, session = commit.snapshot, commit.session
-    task = session.flow.tasks[node]
+    snapshot = commit.snapshot
+    task = commit.session.flow.tasks[node]
     if not missing_inputs(task, snapshot):
         arguments = resolve_arguments(task, snapshot)
-        if input_hash_of(session, task, arguments) == row.input_hash:
+        if hash_inputs(arguments, f"Task {node!r}", commit.session.classes) == row.input_hash:
             return
     raise StageError(
         f"Stage {commit.stage!r} cannot be published: task {node!r} was made from inputs that were made anew "

@@ -413,3 +413,18 @@ def test_what_is_not_selected_at_all_is_skipped(tmp_path: Path, monkeypatch: pyt
     assert shop.states == {"raw": "success", "clean": "skipped", "mart": "skipped", "other": "skipped"}
     shop.run("1", dry_run=True)
     assert shop.states == {"raw": "success", "clean": "skipped", "mart": "skipped", "other": "skipped"}
+
+
+@pytest.mark.parametrize(
+    ("granularity", "marked", "follower"),
+    [({"flow": STAGE}, "raw", "other"), ({"flow": STAGE}, "clean", "mart"), ({}, "raw.commit_transaction", "other")],
+)
+def test_what_was_marked_as_done_is_named_as_airflow_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granularity: dict[str, Any], marked: str, follower: str
+) -> None:
+    monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
+    shop = Shop(tmp_path / "home", granularity, monkeypatch)
+    shop.states = {"raw": "success", marked: "success"}
+    shop.advance(shop.dag("1", broken=False), {})
+    step = follower if granularity else f"{follower}.begin_transaction"
+    assert f"Airflow shows {marked} as done" in str(shop.errors[step])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk.exceptions import AirflowSkipException, DownstreamTasksSkipped
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from pipedag_airflow import Flow, Stage, materialize
@@ -36,6 +36,15 @@ def always() -> int:
 @materialize(version="1")
 def after(value: int) -> int:
     return value
+
+
+def skipping() -> int:
+    raise AirflowSkipException("of the cache function")
+
+
+@materialize(version="1", cache=skipping)
+def odd() -> int:
+    return 3
 
 
 def dag(*, changing: bool = False, late: bool = False) -> DAG:
@@ -139,3 +148,18 @@ def test_a_task_that_turns_out_to_be_valid_is_not_skipped_either_if_operators_of
     assert runs.step(awaited, "raw.begin_transaction", "third") == ["raw.one"]
     runs.step(awaited, "raw.always", "third")
     assert runs.step(awaited, "raw.after", "third")["reason"] == "valid"
+
+
+def test_a_cache_function_cannot_skip_the_begin_of_its_stage(runs: Runs) -> None:
+    with Flow("shop") as flow, Stage("raw"):
+        one()
+        odd()
+    flow.file = None
+    broken = compile_dag(flow, {})
+    assert runs.step(broken, "raw.begin_transaction", "first") is None
+    told = runs.told["decisions"]["tasks"]["raw.odd"]
+    assert told == "runs (decided_later): cache function: AirflowSkipException: of the cache function"
+    runs.step(broken, "raw.one", "first")
+    assert runs.step(broken, "raw.odd", "first") == "skipped", "its own signal is its own"
+    with pytest.raises(AirflowFailException, match=r"task 'raw\.odd' is pending"):
+        runs.step(broken, "raw.commit_transaction", "first")

@@ -12,6 +12,8 @@ import pytest
 from pipedag_airflow.cache.decision import Reason
 from pipedag_airflow.errors import AutoVersionError
 from pipedag_airflow.run.begin import begin
+from pipedag_airflow.run.execute import execute
+from pipedag_airflow.run.publish import publish
 
 if TYPE_CHECKING:
     from conftest import Project
@@ -318,3 +320,17 @@ def test_begin_finds_an_edit_before_any_task_runs(shop: Shop) -> None:
 
     assert report.decisions["raw.products"].reason is Reason.VERSION_CHANGED
     assert "clean_names" in report.decisions["raw.products"].detail
+
+
+def test_a_publish_looks_at_no_code_while_others_wait_for_its_transaction(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = shop.project.session(shop.flow())
+    begin(session, "raw")
+    execute(session, "raw.products")
+
+    def refuse(*_: Any) -> None:
+        pytest.fail("code was looked at")
+
+    monkeypatch.setattr("pipedag_airflow.cache.decision.code_version", refuse)
+    assert publish(session, "raw").published

@@ -35,6 +35,7 @@ __all__ = ["FencedError", "MetadataRepository"]
 class FencedError(StaleRunError):
     """A generation may not write any more, as the metadata tell it; who holds the stage now, the locks know."""
 
+
 #: How many values a statement may have: PostgreSQL's protocol counts them in 16 bits.
 _MOST_VALUES = 65_535
 
