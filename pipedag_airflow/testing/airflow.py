@@ -266,14 +266,13 @@ class LocalAirflow:
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 10,
             "DAG_PROCESSOR__FILE_PARSING_SORT_MODE": "modified_time",
             "USAGE_DATA_COLLECTION__ENABLED": False,
-            # The end of a task and all asset events of it are one request: for 100 tables it takes seconds on SQLite.
-            "WORKERS__EXECUTION_API_TIMEOUT": 60,
         }
 
     def _database(self) -> dict[str, object]:
         given: dict[str, object] = {"DATABASE__SQL_ALCHEMY_CONN": self.database_url}
         if self.database_url.startswith("sqlite:"):
-            return given
+            # The end of a task and all asset events of it are one request: for 100 tables it takes seconds on SQLite.
+            return given | {"WORKERS__EXECUTION_API_TIMEOUT": 60}
         # Airflow derives a URL for asyncpg; psycopg is there anyway, and does both.
         return given | {"DATABASE__SQL_ALCHEMY_CONN_ASYNC": self.database_url}
 

@@ -5,6 +5,7 @@ It uses nothing but the standard library, and no Airflow.
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -293,7 +294,7 @@ class AirflowClient:
         except urllib.error.HTTPError as error:
             with error:
                 raise AirflowRequestError(method, path, error.code, error.read().decode(errors="replace")) from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise AirflowRequestError(method, path, None, str(error)) from error
         return json.loads(text) if text else None
 
@@ -303,9 +304,15 @@ def _path(*parts: str) -> str:
 
 
 def _wait(look: Callable[[], dict[str, Any] | None], timeout: float, complain: Callable[[], str]) -> dict[str, Any]:
+    """Look until there is something to return; also while there is no answer, as the API server may be restarted."""
     deadline = time.monotonic() + timeout
     while True:
-        found = look()
+        try:
+            found = look()
+        except AirflowRequestError as error:
+            if error.status is not None:
+                raise
+            found = None
         if found is not None:
             return found
         if time.monotonic() >= deadline:

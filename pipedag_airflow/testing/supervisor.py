@@ -60,9 +60,9 @@ class Supervisor:
         self.exit_codes: dict[str, int] = {}
 
     def run(self) -> int:
-        """Run until asked to stop, until the parent is gone, or until a component dies; return the exit code.
+        """Run until asked to stop, until the parent is gone, or until a component ends by itself; return the exit code.
 
-        Only a triggerer that is killed is started again, because Airflow goes on without one.
+        A component that is killed is started again, as what looks after a component does that has run out of memory.
         """
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of the components become children of ours, which we can reap
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +72,7 @@ class Supervisor:
             while not self.exit_codes and os.getppid() == self.parent:
                 time.sleep(_POLL)
                 self._reap()
-                self._revive_triggerer()
+                self._revive_killed()
             return 1
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -129,11 +129,12 @@ class Supervisor:
                         self._record(name, os.waitstatus_to_exitcode(status))
         return False
 
-    def _revive_triggerer(self) -> None:
-        if self.exit_codes.get("triggerer") == -signal.SIGKILL:
-            del self.exit_codes["triggerer"]
-            self._fork("triggerer", partial(_command, "triggerer"))
-            self._write_status()
+    def _revive_killed(self) -> None:
+        for name in COMPONENTS:
+            if self.exit_codes.get(name) == -signal.SIGKILL:
+                del self.exit_codes[name]
+                self._fork(name, partial(_command, name))
+                self._write_status()
 
     def _record(self, name: str, exit_code: int) -> None:
         self.exit_codes[name] = exit_code

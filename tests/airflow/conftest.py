@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ instances:
 class FlowAirflow(LocalAirflow):
     """A local Airflow whose flows keep their data in a folder next to its home."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, settings: dict[str, str]) -> None:
         self.data = folder / "data"
         self.lineage = folder / "lineage.jsonl"
         self.data.mkdir()
@@ -78,6 +78,7 @@ class FlowAirflow(LocalAirflow):
             # How long the triggers of a triggerer that is dead wait for another one.
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+            **settings,
         }
         super().__init__(folder / "airflow", env=env, database_url=database_url)
 
@@ -307,12 +308,26 @@ def _tables(rows: list[TaskRecord]) -> list[ObjectRecord]:
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[FlowAirflow]:
+def fresh_airflow(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> Callable[[dict[str, str]], AbstractContextManager[FlowAirflow]]:
+    """Starts an Airflow with settings of its own, for tests that would harm those of others."""
+
+    @contextmanager
+    def start(settings: dict[str, str]) -> Iterator[FlowAirflow]:
+        with postgres.database() as url:
+            database_url = url.render_as_string(hide_password=False)
+            with FlowAirflow(tmp_path_factory.mktemp("airflow"), database_url, settings) as airflow:
+                yield airflow
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def airflow(fresh_airflow: Callable[[dict[str, str]], AbstractContextManager[FlowAirflow]]) -> Iterator[FlowAirflow]:
     """The one Airflow of the test session: put a flow file in `airflow.dags_folder`, under a name that no test has."""
-    with postgres.database() as url:
-        database_url = url.render_as_string(hide_password=False)
-        with FlowAirflow(tmp_path_factory.mktemp("airflow"), database_url) as airflow:
-            yield airflow
+    with fresh_airflow({}) as airflow:
+        yield airflow
 
 
 @pytest.fixture(scope="module")
