@@ -150,8 +150,8 @@ class PipedagConfig(ArgumentOnly):
         refuse_reference_classes(resolved, place)
         if "local_table_cache" in resolved.get("table_store", {}):
             log.warning(
-                "%s: table_store.local_table_cache has no effect: there is no local table cache yet, and every table is "
-                "read from the table store. Remove it, or leave it for a release that has one.",
+                "%s: table_store.local_table_cache has no effect: there is no local table cache yet, and every table "
+                "is read from the table store. Remove it, or leave it for a release that has one.",
                 place,
             )
         return ConfigContext(

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -151,6 +151,9 @@ class _Deciding:
         self._evaluation = None
         self._todo.popleft()
 
+    def _input_hash(self, task: Task, arguments: dict[str, Any]) -> str:
+        return hash_inputs(arguments, f"Task {task.id!r}", self.session.classes)
+
     def _decide(self, task: Task) -> tuple[Decision, Identity | None, TaskRecord | None]:
         session, snapshot = self.session, self.snapshot
         # What stands behind a barrier may depend on side effects: not even its cache function is called before.
@@ -162,8 +165,7 @@ class _Deciding:
             return Decision(False, Reason.INPUTS_OPEN, f"waits for {names}"), None, None
         arguments = resolve_arguments(task, snapshot)
         own = snapshot.own_row(task.id)
-        now = hash_inputs(arguments, f"Task {task.id!r}", session.classes)
-        if own is not None and own.state.has_output and own.input_hash == now:
+        if own is not None and own.state.has_output and own.input_hash == self._input_hash(task, arguments):
             return Decision(True, Reason.VALID, "made earlier in this run"), None, own
         if self._seconds <= 0 and _identity_takes_code(task):
             return Decision(False, Reason.DECIDED_LATER), None, None
