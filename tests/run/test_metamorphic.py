@@ -168,12 +168,14 @@ def published(project: Project, nodes: list[Node]) -> list[int]:
 
 
 def written(project: Project) -> list[Any]:
-    """Return what is remembered of tasks and what they made, and all tables and views that are there.
+    """Return what is remembered of what readers see, and all tables and views that are there.
 
-    A run has a number and a place in line at each stage, also if it then finds nothing to do; these are left out.
+    A run that finds only late that nothing changed has rows of its own, in a generation that is never published: a
+    query from a blob is not looked at ahead. These are left out.
     """
-    queries = [f"select * from pipedag_metadata.{table}" for table in ("task", "object", "event")]
-    queries.append("select stage, live from pipedag_metadata.stage")
+    live = "join pipedag_metadata.stage as shown on shown.stage = r.stage and shown.live = r.generation"
+    queries = [f"select r.* from pipedag_metadata.{table} as r {live}" for table in ("task", "object")]
+    queries += ["select * from pipedag_metadata.event", "select stage, live from pipedag_metadata.stage"]
     return [sorted(project.objects("*")), *(sorted(map(repr, project.query(query))) for query in queries)]
 
 
