@@ -72,6 +72,7 @@ FLOW_KEYS = OPERATOR_KEYS | {
     "owner_links",
     "params",
     "schedule",
+    "split",
     "start_date",
     "tags",
 }

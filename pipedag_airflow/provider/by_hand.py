@@ -70,7 +70,8 @@ def refuse_marked(session: RunSession, stages: Iterable[str], dag: DAG) -> None:
 def _publisher(dag: DAG, plan: Plan, stage: str) -> str:
     """Return the operator that publishes a stage: its commit, or the one that runs it, or a stage around it, whole."""
     names = (plan.stage_by_name[stage].commit, stage, *plan.enclosing(stage))
-    return next(name for name in names if dag.has_task(name))
+    # The DAG of a stage has nothing of the others.
+    return next((name for name in names if dag.has_task(name)), names[-1])
 
 
 def refuse_if_read(session: RunSession, stage: PlanStage, task: str, instance: Any) -> None:

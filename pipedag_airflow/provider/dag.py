@@ -3,7 +3,8 @@
 Per stage a TaskGroup: ``begin_transaction`` → tasks → ``commit_transaction``. Across stages the commit of the producer
 comes before the begin of the consumer, so that begin knows all outside inputs. The begin of a nested stage follows the
 begin of the stage around it and the tasks there that it reads; whoever reads nested results follows the nested commit.
-A stage that runs as one operator is one node, with the edges of all the nodes that it stands for.
+A stage that runs as one operator, or has a DAG of its own, is one node, with the edges of all the nodes that it stands
+for.
 
 Compiling touches no database, no file but pipedag.yaml, and calls no function of the user's: every task's process
 does it again.
@@ -34,21 +35,29 @@ from pipedag_airflow.provider.operators import (
 )
 from pipedag_airflow.provider.run_operators import FlowRunOperator, StageRunOperator
 from pipedag_airflow.provider.settings import Settings
+from pipedag_airflow.provider.split import StageDagOperator, part_arguments, parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipedag_airflow.core.flow import Flow
 
-__all__ = ["compile_dag"]
+__all__ = ["compile_dag", "compile_dags"]
 
 # What Airflow takes as an id of DAGs and tasks, and, more strictly, of groups.
 _ID = re.compile(r"[\w.-]{1,250}")
 _GROUP_ID = re.compile(r"[\w-]{1,200}")
+_LETTERS = "letters, digits, dashes and underscores"
+_ID_RULE = f"{_LETTERS}, and dots, 250 at most"
 
 
 def compile_dag(flow: Flow, dag_args: Mapping[str, Any]) -> DAG:
-    """Compile a flow to a DAG of its name.
+    """Compile a flow to a DAG of its name; see :func:`compile_dags`."""
+    return compile_dags(flow, dag_args)[0]
+
+
+def compile_dags(flow: Flow, dag_args: Mapping[str, Any]) -> tuple[DAG, ...]:
+    """Compile a flow to a DAG of its name; if it is split, to a DAG for each stage as well, which follow.
 
     Args:
         flow: The flow.
@@ -61,17 +70,31 @@ def compile_dag(flow: Flow, dag_args: Mapping[str, Any]) -> DAG:
     plan = flow.plan()
     _check_ids(plan)
     settings = Settings.of(flow)
-    reference = FlowReference(flow, settings.instance)
     arguments = settings.dag() | dict(dag_args)
-    arguments["on_failure_callback"] = [ReleaseStages(reference), *_callbacks(arguments.get("on_failure_callback"))]
-    params = with_form(settings, arguments.pop("params", None) or {})
-    with DAG(**arguments) as dag:
-        if flow.file is not None:
-            dag.fileloc = str(flow.file)
-        _Compiler(flow, plan, settings, reference, dag, units(settings, plan)).compile()
+    found = units(settings, plan)
+    split = parts(settings, plan, found)
+    dag = _dag(_Compiler(flow, plan, settings, FlowReference(flow, settings.instance), found, split), arguments)
+    dags = [dag]
+    for part in split:
+        reference = FlowReference(flow, settings.instance, part_of=dag.dag_id, part=part.id)
+        of_part = part_arguments(arguments, dag.dag_id, part)
+        _check_id(plan, f"DAG of the stage {part.id!r}", of_part["dag_id"], _ID, _ID_RULE)
+        dags.append(_dag(_Compiler(flow, plan, settings, reference, found, part=part), of_part))
+    return tuple(dags)
+
+
+def _dag(compiler: _Compiler, arguments: Mapping[str, Any]) -> DAG:
+    """Compile one of the DAGs of a flow; it registers itself with Airflow."""
+    own = dict(arguments)
+    own["on_failure_callback"] = [ReleaseStages(compiler.reference), *_callbacks(own.get("on_failure_callback"))]
+    params = with_form(compiler.settings, own.pop("params", None) or {}, part=compiler.part is not None)
+    with DAG(**own) as dag:
+        if compiler.flow.file is not None:
+            dag.fileloc = str(compiler.flow.file)
+        compiler.compile(dag)
         # After the operators, each of which would copy them all: a run takes them from the DAG as well.
         dag.params.update(ParamsDict(params))
-    warn_of_many(plan, len(dag.task_dict))
+    warn_of_many(dag.dag_id, len(dag.task_dict))
     return dag
 
 
@@ -83,12 +106,11 @@ def _callbacks(given: Any) -> list[Any]:
 
 def _check_ids(plan: Plan) -> None:
     """Refuse names that Airflow would refuse with an error that says neither flow nor stage."""
-    letters = "letters, digits, dashes and underscores"
     for stage in plan.stages:
-        _check_id(plan, f"stage {stage.name!r}", stage.name, _GROUP_ID, f"{letters}, 200 at most")
+        _check_id(plan, f"stage {stage.name!r}", stage.name, _GROUP_ID, f"{_LETTERS}, 200 at most")
     ids = [("flow", plan.flow), *((f"stage {node.stage!r}: task", node.id) for node in plan.nodes)]
     for what, name in ids:
-        _check_id(plan, f"{what} {name!r}", name, _ID, f"{letters}, and dots, 250 at most")
+        _check_id(plan, f"{what} {name!r}", name, _ID, _ID_RULE)
 
 
 def _check_id(plan: Plan, what: str, name: str, accepted: re.Pattern[str], rule: str) -> None:
@@ -100,28 +122,48 @@ def _check_id(plan: Plan, what: str, name: str, accepted: re.Pattern[str], rule:
 
 @attrs.define
 class _Compiler:
+    """Fills one DAG.
+
+    Args:
+        flow: The flow.
+        plan: Its plan.
+        settings: What is said of it.
+        reference: What its operators know of it.
+        units: What runs as one operator, by the names of the stages.
+        split: The parts of the flow that have DAGs of their own, in that of the flow; each is one operator here.
+        part: The part that the DAG is of; None for the flow's.
+    """
+
     flow: Flow
     plan: Plan
     settings: Settings
     reference: FlowReference
-    dag: DAG
-    units: dict[str, Unit]
-    operators: dict[str, BaseOperator] = attrs.field(factory=dict)
-    groups: dict[str, TaskGroup] = attrs.field(factory=dict)
+    units: Mapping[str, Unit]
+    split: tuple[Unit, ...] = ()
+    part: Unit | None = None
+    dag: DAG = attrs.field(init=False)
+    operators: dict[str, BaseOperator] = attrs.field(factory=dict, init=False)
+    groups: dict[str, TaskGroup] = attrs.field(factory=dict, init=False)
 
-    def compile(self) -> None:
-        for stage in self.plan.stages:
+    def __attrs_post_init__(self) -> None:
+        self.units = {**self.units, **{stage.name: part for part in self.split for stage in part.stages}}
+
+    def compile(self, dag: DAG) -> None:
+        self.dag = dag
+        for stage in self.plan.stages if self.part is None else self.part.stages:
             unit = self.units.get(stage.name)
             if unit is None:
                 self._add_stage(stage)
             elif unit.stages[0] is stage and unit.has_tasks:
                 self._add_unit(unit)
         for group in self.plan.groups:
-            if not self._is_in_unit(group):
+            if self._has_group(group):
                 self._group(group.id)
         edges = stage_edges(self.plan)
         if self.units:
             edges = contracted_edges(edges, self._node_of_units())
+        if self.part is not None:
+            edges = {edge for edge in edges if self.operators.keys() >= set(edge)}
         for upstream, downstream in reduced_edges(edges):
             # Not by set_downstream(), which looks at all operators of the DAG, twice for each edge.
             self.operators[upstream].downstream_task_ids.add(downstream)
@@ -155,14 +197,16 @@ class _Compiler:
         arguments = self.settings.unit(unit)
         outlets = [self.settings.alias(stage.name) for stage in unit.stages if stage.tasks]
         inlets = [self.settings.asset(name) for name in unit.reads]
-        kind = FlowRunOperator if unit.whole_flow else StageRunOperator
+        kind = StageDagOperator if unit in self.split else FlowRunOperator if unit.whole_flow else StageRunOperator
         self._add(kind, unit.id, first, home, **arguments, outlets=outlets, inlets=inlets)
         for name, colour in self.settings.colours(unit).items():
             setattr(self.operators[unit.id], name, colour)
 
-    def _is_in_unit(self, group: PlanGroup) -> bool:
-        whole_flow = any(unit.whole_flow for unit in self.units.values())
-        return whole_flow or group.stage in self.units
+    def _has_group(self, group: PlanGroup) -> bool:
+        """Say whether a group of the user's is shown: what is in it has operators of its own in this DAG."""
+        if any(unit.whole_flow for unit in self.units.values()) or group.stage in self.units:
+            return False
+        return self.part is None or group.stage in {stage.name for stage in self.part.stages}
 
     def _node_of_units(self) -> dict[str, str]:
         """Return the operators that stand for the nodes of others."""
@@ -183,7 +227,7 @@ class _Compiler:
 
     def _home(self, group: str | None, stage: str | None) -> TaskGroup | None:
         """Return the group of Airflow's for what directly stands in a group of the user's, else in a stage, if any."""
-        if group is not None:
+        if group is not None and self._has_group(self.plan.group_by_id[group]):
             return self._group(group)
         return self.groups[stage] if stage is not None else self.dag.task_group
 

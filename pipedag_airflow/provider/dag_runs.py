@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import attrs
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowRuntimeError
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
+from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.backend.lock.lease import how_to_free
 from pipedag_airflow.core.plan import COMMIT_TASK
 from pipedag_airflow.provider.form import RunOptions
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.provider.operators import FlowReference
 
-__all__ = ["OVER", "OWNER_PREFIX", "ReleaseStages", "airflow_id", "owner_id", "run_is_over", "stages_kept_to_the_end"]
+__all__ = [
+    "OVER",
+    "OWNER_PREFIX",
+    "ReleaseStages",
+    "airflow_id",
+    "owner_id",
+    "owner_of",
+    "part_dag_id",
+    "run_is_over",
+    "stages_kept_to_the_end",
+]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +59,37 @@ def airflow_id() -> str:
     if address and urlsplit(address).hostname not in _LOCAL:
         return address.rstrip("/")
     return f"{socket.gethostname()}:{conf.get('api', 'port', fallback='')}"
+
+
+def owner_of(reference: FlowReference, instance: Any, options: RunOptions) -> Owner:
+    """Return who holds stages for a task instance: all DAGs of a flow that is split are one run of it.
+
+    Args:
+        reference: What the operator knows of its flow.
+        instance: The task instance of Airflow's.
+        options: What the run was asked for.
+
+    Raises:
+        AirflowFailException: if the run of the flow, of which this one is a part, has failed.
+    """
+    if reference.part_of is None or options.run_of is None:
+        return Owner.of_run(owner_id(instance.dag_id, instance.run_id), airflow_id())
+    if instance.get_dagrun_state(reference.part_of, options.run_of) == "failed":
+        raise AirflowFailException(
+            f"{instance.task_id} was not begun: run {options.run_of} of the DAG {reference.part_of}, which this run is "
+            f"a part of, has failed. Clear {reference.part} there, with all that follows."
+        )
+    return Owner.of_run(owner_id(reference.part_of, options.run_of), airflow_id())
+
+
+def part_dag_id(dag_id: str, stage: str) -> str:
+    """Return the id of the DAG of a stage, in a flow that is split.
+
+    Args:
+        dag_id: The id of the flow's DAG.
+        stage: Name of the stage.
+    """
+    return f"{dag_id}.{stage}"
 
 
 def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
@@ -127,6 +169,10 @@ class ReleaseStages:
     def __call__(self, context: Mapping[str, Any]) -> None:
         """Release what the run holds, unless somebody has cleared tasks of it since."""
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
+        options = RunOptions.of(context["params"])
+        if options.run_of is not None:
+            log.info("Run %s is a part of another one, which keeps its stages", run_id)
+            return
         instance = context.get("ti")
         if instance is None:
             log.info("Airflow does not say which task failed in %s; its stages wait for whoever wants them", run_id)
@@ -137,8 +183,7 @@ class ReleaseStages:
             log.info("Run %s goes on with %s: its stages are kept", run_id, ", ".join(at_work))
             return
         # The run's own instance is where it holds stages.
-        asked = RunOptions.of(context["params"]).instance
-        config = attrs.evolve(self.reference, instance=asked).config()
+        config = attrs.evolve(self.reference, instance=options.instance).config()
         with config.create_lock_manager() as locks:
             released = locks.release_run(owner_id(dag_id, run_id))
         log.info("Run %s has failed; stages given back: %s", run_id, ", ".join(released) or "none")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from pipedag_airflow.core.plan import Plan
     from pipedag_airflow.provider.settings import Settings
 
-__all__ = ["RunOptions", "with_form"]
+__all__ = ["RUN_OF", "RunOptions", "with_form"]
+
+#: The parameter by which the DAG of a stage is told which run of the flow it is a part of.
+RUN_OF = "run_of"
 
 _SYNTAX = """\
 One selection a line; empty: all.
@@ -34,6 +37,7 @@ One selection a line; empty: all.
 """
 _EXCLUDE = "In the same form, what is left out. A stage of which a task is left out is not published."
 _INSTANCE = "The complete set of data that the run works on, by its name in pipedag.yaml."
+_RUN_OF = "Set by the DAG of the flow: its run that this one is a part of. Leave it empty to run the stage by itself."
 _DRY_RUN = "Nothing runs: the log and the XCom of the first operator say what would run, and why."
 _FAIL_FAST = (
     "After the first failure no further task begins; those that would have fail and say so. Otherwise all goes on that "
@@ -57,12 +61,13 @@ _COMMON = "__any__"
 _PLACE = "The form of the run"
 
 
-def with_form(settings: Settings, params: Mapping[str, Any]) -> dict[str, Any]:
+def with_form(settings: Settings, params: Mapping[str, Any], *, part: bool = False) -> dict[str, Any]:
     """Return the parameters of a DAG together with ours.
 
     Args:
         settings: What is said of the flow.
         params: The user's own parameters.
+        part: Whether it is the DAG of a stage, which the flow's DAG runs.
 
     Raises:
         ConfigError: if one of them has the name of one of ours.
@@ -77,8 +82,10 @@ def with_form(settings: Settings, params: Mapping[str, Any]) -> dict[str, Any]:
         "ignore_cache_function": _switch("Ignore cache functions", _IGNORE_CACHE_FUNCTION, "Cache"),
         "ignore_task_version": _switch("Ignore task versions", _IGNORE_TASK_VERSION, "Cache"),
     }
+    if part:
+        form[RUN_OF] = Param(None, type=["null", "string"], title="Run of", description_md=_RUN_OF, section="Part")
     for name in params:
-        if name in form:
+        if name in form or name == RUN_OF:
             raise ConfigError(
                 f"The DAG of flow {settings.flow.name!r} has a parameter {name!r} of its own, but that is one of the "
                 "form by which every run of a flow is asked for. Rename it."
@@ -133,6 +140,7 @@ class RunOptions:
         mode: Which stored results are valid; None for what is configured.
         ignore_cache_function: Whether cache functions are ignored.
         ignore_task_version: Whether unchanged versions count for nothing.
+        run_of: Id of the run of the flow's DAG that it is a part of; None if it is one by itself.
     """
 
     instance: str | None
@@ -143,6 +151,7 @@ class RunOptions:
     mode: str | None = None
     ignore_cache_function: bool = False
     ignore_task_version: bool = False
+    run_of: str | None = None
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Self:
@@ -157,6 +166,7 @@ class RunOptions:
             mode=None if mode == _CONFIGURED else mode,
             ignore_cache_function=params["ignore_cache_function"],
             ignore_task_version=params["ignore_task_version"],
+            run_of=params.get(RUN_OF),
         )
 
     def selection(self, plan: Plan) -> Selection:

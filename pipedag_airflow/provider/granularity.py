@@ -7,7 +7,7 @@ for more operators than the stage or flow around it has is an error.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -41,6 +41,12 @@ class Unit:
     id: str
     stages: tuple[PlanStage, ...]
     whole_flow: bool = False
+
+    @classmethod
+    def of(cls, plan: Plan, stage: PlanStage) -> Self:
+        """Return a stage with all that is nested in it."""
+        inner = (other for other in plan.stages if plan.is_inside(other.name, stage.name))
+        return cls(stage.name, (stage, *inner))
 
     @property
     def has_tasks(self) -> bool:
@@ -77,19 +83,18 @@ def units(settings: Settings, plan: Plan) -> dict[str, Unit]:
             _check_fits(plan, stage, said, around)
             found[stage.name] = around
         elif inherited[stage.name] == "stage":
-            inner = (other for other in plan.stages if plan.is_inside(other.name, stage.name))
-            found[stage.name] = Unit(stage.name, (stage, *inner))
+            found[stage.name] = Unit.of(plan, stage)
     return found
 
 
-def warn_of_many(plan: Plan, operators: int) -> None:
+def warn_of_many(dag_id: str, operators: int) -> None:
     """Say so if a DAG has more operators than the scheduler is quick with."""
     if operators > MANY_OPERATORS:
         log.warning(
-            "Flow %s has %s operators. Beyond %s Airflow's scheduler takes seconds for each step of a run: let stages "
+            "DAG %s has %s operators. Beyond %s Airflow's scheduler takes seconds for each step of a run: let stages "
             "run as one operator each, by granularity: stage in airflow of pipedag.yaml or airflow={'granularity': "
-            "'stage'} of the flow or of its largest stages.",
-            plan.flow,
+            "'stage'} of the flow or of its largest stages; or give each stage a DAG of its own, by split: stage.",
+            dag_id,
             operators,
             MANY_OPERATORS,
         )

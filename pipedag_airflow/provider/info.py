@@ -28,16 +28,18 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
-        "operators": [_modules("operators", "run_operators")],
+        "operators": [_modules("operators", "run_operators", "split")],
         "hooks": [_modules("hook")],
         "triggers": [_modules("triggers")],
         "bundles": [_modules("bundles")],
         "asset-uris": [{"schemes": [_NAME], "handler": None}],
         "connection-types": [_CONNECTION_TYPE],
-        "extra-links": [f"{_PACKAGE}.links.{name}Link" for name in ("Docs", "Generation", "PreviousTables", "Tables")]
-        + [f"{_PACKAGE}.plugin.ShownLink"],
+        "extra-links": [f"{_PACKAGE}.links.{name}Link" for name in _LINKS] + [f"{_PACKAGE}.plugin.ShownLink"],
         "config": {"pipedag": {"description": "How pipedag flows find their configuration.", "options": _OPTIONS}},
     }
+
+
+_LINKS = ("Docs", "Generation", "PreviousTables", "Run", "Tables")
 
 
 def _modules(*names: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import attrs
 from airflow.sdk import BaseOperator, TriggerRule
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
-from pipedag_airflow.backend.lock import Lease, Owner
 from pipedag_airflow.core.plan import BEGIN_TASK
 from pipedag_airflow.errors import (
     ConfigError,
@@ -28,7 +27,7 @@ from pipedag_airflow.errors import (
 )
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.connections import read_config
-from pipedag_airflow.provider.dag_runs import airflow_id, owner_id, run_is_over
+from pipedag_airflow.provider.dag_runs import owner_of, run_is_over
 from pipedag_airflow.provider.form import RunOptions
 from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
+    from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.run.begin import StageReport
@@ -66,10 +66,19 @@ _OWN_RETRY_DELAY = dt.timedelta(seconds=5)
 
 @attrs.frozen
 class FlowReference:
-    """The flow of an operator and the instance that it runs in."""
+    """The flow of an operator and the instance that it runs in.
+
+    Args:
+        flow: The flow.
+        instance: The instance; None for the common one.
+        part_of: Id of the flow's DAG, in that of a stage of it.
+        part: Name of that stage.
+    """
 
     flow: Flow
     instance: str | None
+    part_of: str | None = None
+    part: str | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -79,6 +88,12 @@ class FlowReference:
     def config(self) -> ConfigContext:
         """Return the configuration; secrets are read here, in the worker, and not when the file is parsed."""
         return read_config(self.folder, self.instance, self.flow.name)
+
+    def asked_for(self, options: RunOptions) -> RunOptions:
+        """Return what a run is asked for; the DAG of a stage that is run by itself is of that stage alone."""
+        if self.part is None or options.run_of is not None or options.select:
+            return options
+        return attrs.evolve(options, select=(f"stage:{self.part}",))
 
 
 def _final(error: Exception) -> AirflowFailException:
@@ -265,9 +280,9 @@ class StageOperator(BaseOperator):
         def is_over(lease: Lease) -> bool:
             return run_is_over(lease, instance, config.lock_manager.now)
 
-        owner = Owner.of_run(owner_id(instance.dag_id, instance.run_id), airflow_id())
+        owner = owner_of(self.reference, instance, options)
         flow = self.reference.flow
-        selection = options.selection(flow.plan())
+        selection = self.reference.asked_for(options).selection(flow.plan())
         return RunSession(flow, config, owner, engine="Airflow", is_over=is_over, selection=selection)
 
 
@@ -341,7 +356,7 @@ class BeginTransactionOperator(TransactionOperator):
 
     def rehearse(self, session: RunSession, context: Context) -> None:
         """Say what the run would do, and skip all of it; where several stages are first, one of them speaks for all."""
-        stages = [stage for stage in session.plan.stages if stage.tasks]
+        stages = [stage for stage in session.plan.stages if self.dag.has_task(stage.commit)]
         if stages[0].name != self.stage:
             stage = session.plan.stage_by_name[self.stage]
             raise DownstreamTasksSkipped(tasks=[*stage.tasks, stage.commit])

@@ -65,9 +65,9 @@ class ShownLink(BaseOperatorLink):
         if isinstance(self.link, DocsLink):
             return str(of_task.get("docs") or "")
         if isinstance(self.link, GenerationLink):
-            return page_of_run(of_task.get("published_by"), f"{stage}.{COMMIT_TASK}")
+            return page_of_run(of_task.get("published_by"), f"{stage}.{COMMIT_TASK}", asked_in=ti_key.dag_id)
         if isinstance(self.link, PreviousTablesLink):
-            return page_of_run(of_task.get("made_by"), ti_key.task_id)
+            return page_of_run(of_task.get("made_by"), ti_key.task_id, asked_in=ti_key.dag_id)
         return page(ti_key.dag_id, ti_key.run_id, begin) if "tables" in of_task else ""
 
 

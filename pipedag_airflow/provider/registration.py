@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.definitions._internal.contextmanager import DagContext
 
 from pipedag_airflow.errors import DuplicateNameError
-from pipedag_airflow.provider.dag import compile_dag
+from pipedag_airflow.provider.dag import compile_dags
 from pipedag_airflow.provider.namesakes import refuse_namesakes
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["on_flow_defined", "to_dag"]
 
 #: The flows that became DAGs automatically, by the module that Airflow parses and the name of the flow.
-_automatic: dict[tuple[str, str], tuple[Flow, DAG]] = {}
+_automatic: dict[tuple[str, str], tuple[Flow, tuple[DAG, ...]]] = {}
 
 
 def on_flow_defined(flow: Flow, module: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ def on_flow_defined(flow: Flow, module: Mapping[str, Any]) -> None:
         return
     _refuse_second(flow, flow.name)
     refuse_namesakes(flow.name, module, flow_name=True)
-    _automatic[name, flow.name] = (flow, compile_dag(flow, {}))
+    _automatic[name, flow.name] = (flow, compile_dags(flow, {}))
 
 
 def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -> DAG:
@@ -61,11 +61,11 @@ def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -
     known = _automatic.get((name, flow.name))
     if known is not None and known[0] is flow and module.get("__name__") == name:
         registered = DagContext.autoregistered_dags
-        registered -= {(dag, owner) for dag, owner in registered if dag is known[1]}
+        registered -= {(dag, owner) for dag, owner in registered if any(dag is other for other in known[1])}
     dag_id = dag_args.get("dag_id", flow.name)
     _refuse_second(flow, dag_id)
     refuse_namesakes(dag_id, module, flow_name=False)
-    return compile_dag(flow, dag_args)
+    return compile_dags(flow, dag_args)[0]
 
 
 def _refuse_second(flow: Flow, dag_id: str) -> None:

@@ -23,9 +23,9 @@ from pipedag_airflow.run.abandon import set_aside
 from pipedag_airflow.run.begin import StageReport, begin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
     from pipedag_airflow.core.plan import Plan, PlanNode, PlanStage
     from pipedag_airflow.provider.watching import StagesWatcher
@@ -45,8 +45,8 @@ class StageRunOperator(TransactionOperator):
 
     ui_color = "#f4fbe8"
     custom_operator_name = "stage"
-    operator_extra_links = (TablesLink(),)
-    template_fields = ("inputs", "sql")
+    operator_extra_links: Collection[BaseOperatorLink] = (TablesLink(),)
+    template_fields: Sequence[str] = ("inputs", "sql")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "sql": "sql"}
     # As those of a single task; here they are by task.
     overwrite_rtif_after_execution = True

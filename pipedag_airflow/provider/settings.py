@@ -34,7 +34,7 @@ __all__ = ["Settings"]
 _START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
 #: Said of a flow, and no arguments of its DAG.
-_OURS = frozenset({"granularity", "instance"})
+_OURS = frozenset({"granularity", "instance", "split"})
 
 #: A DAG has these, too: said of a flow they are called once a run. ``default_args`` can give them to all tasks.
 _OF_THE_DAG = frozenset({"on_failure_callback", "on_success_callback"})
@@ -89,6 +89,11 @@ class Settings:
     def instance(self) -> str | None:
         """The instance that the DAG works on; None for the common one."""
         return self.common.get("instance")
+
+    @property
+    def split(self) -> str | None:
+        """What is said about DAGs for parts of the flow."""
+        return self.common.get("split")
 
     def dag(self) -> dict[str, Any]:
         """Return the arguments of the DAG that the settings and our defaults give."""

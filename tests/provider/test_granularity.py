@@ -155,7 +155,7 @@ def test_a_flow_of_many_operators_is_advised_to_have_fewer(
     flow.file = None
     with caplog.at_level(logging.WARNING, "pipedag_airflow"):
         compile_dag(flow, {})
-    assert (f"Flow large has {MANY_OPERATORS + 1} operators" in caplog.text) is warned
+    assert (f"DAG large has {MANY_OPERATORS + 1} operators" in caplog.text) is warned
     assert ("granularity: stage" in caplog.text) is warned
 
 
