@@ -12,6 +12,7 @@ from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.errors import CacheError, DuplicateNameError
+from pipedag_airflow.run.emptied import described
 
 if TYPE_CHECKING:
     from pipedag_airflow.core.task import Task
@@ -137,14 +138,18 @@ def decide(
 
 
 def _why_unusable(row: TaskRecord, snapshot: Snapshot) -> Decision | None:
-    missing = [stored.name for stored in row.objects if not snapshot.is_intact(stored)]
+    missing = [stored for stored in row.objects if not snapshot.is_intact(stored)]
     if missing:
-        return Decision(False, Reason.TABLE_MISSING, ", ".join(missing))
+        return Decision(False, Reason.TABLE_MISSING, ", ".join(_lost(stored, snapshot) for stored in missing))
     try:
         snapshot.value(row)
     except CacheError as error:
         return Decision(False, Reason.VALUE_UNREADABLE, str(error))
     return None
+
+
+def _lost(stored: ObjectRecord, snapshot: Snapshot) -> str:
+    return described(stored) if snapshot.inventory.is_emptied(stored) else stored.name
 
 
 def _made_in_this_generation(identity: Identity, snapshot: Snapshot) -> TaskRecord | None:
@@ -194,7 +199,7 @@ def why_query_runs(task: Task, output: Output, identity: Identity, snapshot: Sna
         return difference
     same_name = next((stored for stored in before.objects if stored.name == output.name), None)
     if same_name is not None and same_name.cache_key == output.cache_key:
-        return Decision(False, Reason.TABLE_MISSING, output.name)
+        return Decision(False, Reason.TABLE_MISSING, _lost(same_name, snapshot))
     present = without_secrets(output.query or output.content or "")
     if same_name is not None and (same_name.query or same_name.facts.get("content")) == present:
         return Decision(

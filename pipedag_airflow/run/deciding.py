@@ -164,8 +164,8 @@ class _Deciding:
             names = ", ".join(source.id for source in missing)
             return Decision(False, Reason.INPUTS_OPEN, f"waits for {names}"), None, None
         arguments = resolve_arguments(task, snapshot)
-        own = snapshot.own_row(task.id)
-        if own is not None and own.state.has_output and own.input_hash == self._input_hash(task, arguments):
+        own = _made_earlier(task, snapshot)
+        if own is not None and own.input_hash == self._input_hash(task, arguments):
             return Decision(True, Reason.VALID, "made earlier in this run"), None, own
         if self._seconds <= 0 and _identity_takes_code(task):
             return Decision(False, Reason.DECIDED_LATER), None, None
@@ -204,6 +204,12 @@ def _identity_takes_code(task: Task) -> bool:
 def _why_unknown(error: BaseException) -> str:
     source = "AUTO_VERSION" if isinstance(error, AutoVersionError) else "cache function"
     return f"{source}: {type(error).__name__}: {error}"
+
+
+def _made_earlier(task: Task, snapshot: Snapshot) -> TaskRecord | None:
+    """Return the row of a result that this run has made, unless a crash of the server has emptied its tables since."""
+    own = snapshot.own_row(task.id)
+    return own if own is not None and own.state.has_output and snapshot.has_rows(own) else None
 
 
 def _is_unsettled(session: RunSession, task: Task, source: Task, snapshot: Snapshot) -> bool:

@@ -14,12 +14,20 @@ from pipedag_airflow.errors import CacheError, RunError
 from pipedag_airflow.run.begin import begin, open_stage
 from pipedag_airflow.run.call import call_function
 from pipedag_airflow.run.decide import carried, decide, identity_of, identity_to_make, pending, task_hash_for
+from pipedag_airflow.run.emptied import check_rows
 from pipedag_airflow.run.ground import GroundMovedError, inputs_moved
-from pipedag_airflow.run.inputs import load_arguments, missing_inputs, reads_open, resolve_arguments
+from pipedag_airflow.run.inputs import (
+    load_arguments,
+    missing_inputs,
+    needs_no_data,
+    reads_open,
+    resolve_arguments,
+)
 from pipedag_airflow.run.lazy import reuse_all, valid_row, why_lazy_runs
 from pipedag_airflow.run.materializing import Materializer
 from pipedag_airflow.run.outputs import prepare
 from pipedag_airflow.run.snapshot import Snapshot
+from pipedag_airflow.run.sources import tables_read
 from pipedag_airflow.run.storing import record_failure, store_result, store_valid
 from pipedag_airflow.run.versions import say_what_readers_see
 
@@ -130,7 +138,7 @@ def _attempt(session: RunSession, task: Task, revision: int, known: Snapshot | N
     session.watcher.reads(snapshot, arguments)
     own = snapshot.own_row(task.id)
     forced = own is not None and own.state.has_output and revision > own.revision
-    if own is not None and own.state.has_output and not forced:
+    if own is not None and own.state.has_output and not forced and snapshot.has_rows(own):
         return _reported(snapshot, own, Decision(True, Reason.VALID, "made earlier in this run"))
     identity = identity_of(session, task, arguments, snapshot)
     decision: Decision | None = Decision(False, Reason.FORCED, "built anew on request")
@@ -187,6 +195,8 @@ def _make(
         identity = identity_to_make(session, task, arguments, identity, decision)
     task_hash = task_hash_for(task, identity, snapshot, decision)
     materializer.begin_call(task_hash)
+    if not task.unbound.lazy or not needs_no_data(task, arguments):  # else the query alone may show that it is valid
+        check_rows(task, tables_read(task, snapshot), snapshot.inventory.emptied, snapshot)
     loaded = load_arguments(session, task, arguments, snapshot)
     result = call_function(session, task, loaded, snapshot.open_generations, materializer)
     prepared = prepare(session, task, result, task_hash, number, materializer.known)

@@ -32,6 +32,7 @@ class PastGeneration:
         live: Whether readers see it now.
         rows: The rows of its tasks by node.
         lost: Names of its tables and blobs that are not there any more.
+        emptied: Names of its tables and views that a crash of the server has emptied.
     """
 
     record: GenerationRecord
@@ -39,6 +40,7 @@ class PastGeneration:
     live: bool
     rows: dict[str, TaskRecord]
     lost: tuple[str, ...]
+    emptied: tuple[str, ...]
 
     @property
     def number(self) -> int:
@@ -48,7 +50,7 @@ class PastGeneration:
     @property
     def restorable(self) -> bool:
         """Whether a rollback can bring it back."""
-        return not self.live and not self.lost
+        return not (self.live or self.lost or self.emptied)
 
     @property
     def objects(self) -> list[ObjectRecord]:
@@ -105,17 +107,16 @@ def read_history(config: ConfigContext, transaction: SQLTransaction, stage: str)
         tasks.setdefault(row.generation, {})[row.node] = row
     inventory = take_inventory(config, transaction, stage, (one for rows in tasks.values() for one in _objects(rows)))
     flows = metadata.flows([record.run_id for record in published if record.number in tasks])
-    past = tuple(
-        PastGeneration(
-            record,
-            flows.get(record.run_id),
-            record.number == known[stage].live,
-            tasks[record.number],
-            tuple(one.name for one in _objects(tasks[record.number]) if not inventory.is_intact(one)),
-        )
-        for record in published
-        if record.number in tasks
-    )
+
+    def past_of(record: GenerationRecord) -> PastGeneration:
+        rows = tasks[record.number]
+        emptied = tuple(one.name for one in _objects(rows) if inventory.is_emptied(one))
+        broken = (one.name for one in _objects(rows) if not inventory.is_intact(one))
+        lost = tuple(name for name in broken if name not in emptied)
+        is_live = record.number == known[stage].live
+        return PastGeneration(record, flows.get(record.run_id), is_live, rows, lost, emptied)
+
+    past = tuple(past_of(record) for record in published if record.number in tasks)
     others = tuple(record for record in generations if record.state is not GenerationState.PUBLISHED)
     return History(stage, past, tuple(record.number for record in published if record.number not in tasks), others)
 
@@ -160,7 +161,7 @@ def _lines(history: History, keep: int) -> Iterator[str]:
         width = max(map(len, names), default=0)
         for stored in generation.objects:
             size = f"{stored.rows or 0:,} rows" if stored.kind is ObjectKind.TABLE else stored.kind.value
-            yield f"    {stored.name:<{width}}  {size}{'  LOST' if stored.name in generation.lost else ''}"
+            yield f"    {stored.name:<{width}}  {size}{_damage(stored.name, generation)}"
     if history.gone:
         kept = "only the last is" if keep == 1 else f"the last {keep} are"
         yield f"{len(history.gone)} published before are gone: {kept} kept (generations_to_keep)."
@@ -169,4 +170,10 @@ def _lines(history: History, keep: int) -> Iterator[str]:
 def _state(generation: PastGeneration) -> str:
     if generation.live:
         return "live"
-    return "damaged" if generation.lost else "restorable"
+    return "restorable" if generation.restorable else "damaged"
+
+
+def _damage(name: str, generation: PastGeneration) -> str:
+    if name in generation.emptied:
+        return "  EMPTIED by a crash of the server"
+    return "  LOST" if name in generation.lost else ""

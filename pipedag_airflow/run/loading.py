@@ -9,6 +9,7 @@ from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import Decoder, deep_map
 from pipedag_airflow.errors import CacheError, StoreError, UnsupportedValueError
+from pipedag_airflow.run.emptied import described, emptied_places, is_emptied
 from pipedag_airflow.run.identity_names import identity_names
 from pipedag_airflow.run.snapshot import location_of
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.metadata import MetadataRepository, TaskRecord
     from pipedag_airflow.backend.table.sql.facts import TableLocation
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
+    from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.config import ConfigContext
 
 __all__ = ["load", "published_value"]
@@ -34,7 +36,7 @@ def load(config: ConfigContext, reference: Task | TaskGetItem, value: Any, as_ty
         as_type: Type in which tables are loaded; default is the ``input_type`` of the task itself.
 
     Raises:
-        CacheError: if a table was removed since.
+        CacheError: if a table was removed since, or a crash of the server has emptied it.
         ExternalTableError: if a table of somebody else's is not there.
         UnsupportedValueError: if there are tables, and no type to load them as.
     """
@@ -114,20 +116,29 @@ def _have_stayed(config: ConfigContext, found: list[ObjectRecord]) -> bool:
     return True
 
 
+def _find(transaction: SQLTransaction, task: Task, kind: ObjectKind, container: Any, name: str) -> ObjectRecord:
+    found = transaction.metadata.find_object(container.stage, container.generation, kind, name)
+    if found is None:
+        raise CacheError(
+            f"The {kind.value} {container.stage}.{name} of task {task.id!r} is gone: generation "
+            f"{container.generation} of its stage was removed. Run the flow again."
+        )
+    if is_emptied(found, emptied_places(transaction, [found])):
+        raise CacheError(
+            f"The result of {task.id!r} has {described(found)}. Run stage {found.stage!r} again, which makes the table "
+            "anew."
+        )
+    return found
+
+
 def _load_once(config: ConfigContext, task: Task, value: Any, as_type: Any, seen: list[ObjectRecord]) -> Any:
     """Load a result in one transaction; where its parts were looked for is noted in ``seen``."""
     store: SQLTableStore = config.table_store
     with store.transaction() as transaction:
 
         def record(kind: ObjectKind, container: Any, name: str) -> ObjectRecord:
-            found = transaction.metadata.find_object(container.stage, container.generation, kind, name)
-            if found is None:
-                raise CacheError(
-                    f"The {kind.value} {container.stage}.{name} of task {task.id!r} is gone: generation "
-                    f"{container.generation} of its stage was removed. Run the flow again."
-                )
-            seen.append(found)
-            return found
+            seen.append(_find(transaction, task, kind, container, name))
+            return seen[-1]
 
         def load_table(container: Any, name: str) -> Any:
             return read(location_of(record(ObjectKind.TABLE, container, name)))

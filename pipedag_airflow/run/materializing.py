@@ -16,10 +16,11 @@ from pipedag_airflow.core.fingerprint import random_fingerprint
 from pipedag_airflow.errors import PipedagError
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import reusable
+from pipedag_airflow.run.emptied import check_rows, emptied_places
 from pipedag_airflow.run.ground import check_inputs
 from pipedag_airflow.run.outputs import Output, check_names, new_output, renamed, store_output
 from pipedag_airflow.run.snapshot import location_of
-from pipedag_airflow.run.sources import with_sources
+from pipedag_airflow.run.sources import tables_read, with_sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,6 +79,7 @@ class Materializer:
 
         Raises:
             DuplicateNameError: if this call has materialized another table of the name.
+            CacheError: if a crash of the server has emptied an input.
             StaleRunError: if this run lost the stage.
             LockError: if it is not known whether it did.
             StoreError: if the database refuses; also what storing a returned table raises.
@@ -117,6 +119,8 @@ class Materializer:
                 self.session, transaction, self.task, output, self.snapshot.generation.number, location
             )
             check_inputs(transaction, self.snapshot)
+            tables = tables_read(self.task, self.snapshot)
+            check_rows(self.task, tables, emptied_places(transaction, tables), self.snapshot)
         crash_point("execute.materialized")
         self._made.append(made)
         log.info("%s: table %s, %s rows, materialized in %s", self.task.id, output.name, made.rows, made.container)

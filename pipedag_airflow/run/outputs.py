@@ -379,4 +379,6 @@ def _table_record(base: ObjectRecord, schema: str, facts: TableFacts) -> ObjectR
         "indexes": facts.indexes,
         "view": facts.view,
     }
+    if facts.unlogged:
+        described["unlogged"] = True
     return attrs.evolve(base, container=schema, location=facts.table, facts=described, rows=facts.rows)

@@ -16,6 +16,7 @@ from pipedag_airflow.backend.metadata import GenerationRecord, GenerationState, 
 from pipedag_airflow.cache.decision import hash_inputs
 from pipedag_airflow.errors import StageError, StaleRunError
 from pipedag_airflow.run.crash import crash_point
+from pipedag_airflow.run.emptied import described
 from pipedag_airflow.run.garbage import collect_garbage
 from pipedag_airflow.run.inputs import missing_inputs, resolve_arguments
 from pipedag_airflow.run.locked import wait_for_readers
@@ -83,7 +84,7 @@ def check_fence(commit: Commit) -> None:
 
 
 def check_complete(commit: Commit) -> None:
-    """Refuse if a task has no result in this generation, or one that was made from other inputs than are here now."""
+    """Refuse if a task has no whole result in this generation, or one from other inputs than are here now."""
     snapshot, session = commit.snapshot, commit.session
     rows: dict[str, TaskRecord] = {}
     for node in session.plan.stage_by_name[commit.stage].tasks:
@@ -96,6 +97,7 @@ def check_complete(commit: Commit) -> None:
                 f"{snapshot.live} as before."
             )
         _check_inputs(commit, node, row)
+        _check_rows(commit, row)
         rows[node] = row
     commit.live, commit.live_rows, commit.rows = snapshot.live, snapshot.live_rows(), rows
     commit.unchanged = is_unchanged(rows, snapshot)
@@ -112,6 +114,16 @@ def _check_inputs(commit: Commit, node: str, row: TaskRecord) -> None:
         f"Stage {commit.stage!r} cannot be published: task {node!r} was made from inputs that were made anew "
         f"since. Run it again (in Airflow: clear it too). Readers see generation {snapshot.live} as before."
     )
+
+
+def _check_rows(commit: Commit, row: TaskRecord) -> None:
+    for stored in row.objects:
+        if commit.snapshot.inventory.is_emptied(stored):
+            raise StageError(
+                f"Stage {commit.stage!r} cannot be published: task {row.node!r} has {described(stored)} since. Run the "
+                f"task again (in Airflow: clear it too), then publish again. Readers see generation "
+                f"{commit.snapshot.live} as before."
+            )
 
 
 def switch(commit: Commit) -> None:

@@ -173,7 +173,9 @@ def _why_not(history: History, to: int, keep: int) -> str:
     if past is not None and past.live:
         return "it is what readers see"
     if past is not None:
-        return f"somebody has dropped {', '.join(past.lost)}"
+        dropped = [f"somebody has dropped {', '.join(past.lost)}"] * bool(past.lost)
+        emptied = [f"a crash of the server has emptied {', '.join(past.emptied)} (unlogged)"] * bool(past.emptied)
+        return ", and ".join(dropped + emptied)
     other = next((record for record in history.others if record.number == to), None)
     if other is not None:
         return f"it was never published, it is {other.state.value}"

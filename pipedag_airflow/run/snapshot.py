@@ -44,7 +44,7 @@ class Snapshot:
         runs_generations: The generations of this run, the newest of each stage.
         rows: Task rows by stage, generation and node: of the stage all that a decision may look at, of other stages
             those that are inputs.
-        inventory: The tables and views of the stage that are there.
+        inventory: The tables and views of the stage that are there, and what a crash has emptied.
         published: The generations of the stages around this one that were ever published.
         reopened: Whether the run had been over with the stage before it opened the present generation.
     """
@@ -219,6 +219,10 @@ class Snapshot:
         """Say whether what a record describes is still there."""
         return self.inventory.is_intact(stored)
 
+    def has_rows(self, row: TaskRecord) -> bool:
+        """Say whether a crash of the server has emptied none of the tables of a task."""
+        return not any(self.inventory.is_emptied(stored) for stored in row.objects)
+
     def table_locations(self, value: Stored) -> dict[str, TableLocation]:
         """Return where the tables of a table or script are, by their names."""
         if isinstance(value, Table):
@@ -276,7 +280,8 @@ def take_snapshot(
         stages[stage], generations[stage] = ahead
     tasks = metadata.read_tasks([(name, None) for name in names], nodes=inputs, own=stage)
     own = [stored for task in tasks if task.stage == stage for stored in task.objects]
-    inventory = take_inventory(session.config, transaction, stage, own)
+    others = [stored for task in tasks if task.stage != stage for stored in task.objects]
+    inventory = take_inventory(session.config, transaction, stage, own, others)
     published = {
         (record.stage, record.number)
         for name in plan.enclosing(stage)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
-from pipedag_airflow.core.containers import RawSql, Table
-from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.run.inputs import resolve_arguments
-from pipedag_airflow.run.versions import with_versions
+from pipedag_airflow.run.publication import place_of
+from pipedag_airflow.run.versions import tables_in, with_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +17,13 @@ if TYPE_CHECKING:
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.run.snapshot import Snapshot
 
-__all__ = ["with_sources"]
+__all__ = ["tables_read", "with_sources"]
+
+
+def tables_read(task: Task, snapshot: Snapshot) -> list[ObjectRecord]:
+    """Return the records of the tables and views that a task receives, without those of somebody else's."""
+    arguments = with_versions(task, resolve_arguments(task, snapshot), snapshot)
+    return [snapshot.object(ObjectKind.TABLE, table) for table in tables_in(arguments) if not table.external]
 
 
 def with_sources(
@@ -32,13 +37,7 @@ def with_sources(
     """
     if not stored.facts.get("view") and stored.kind is not ObjectKind.DEFINITION:
         return stored
-    records = [record for record in beside if record.kind is ObjectKind.TABLE]
-
-    def note(value: Any) -> Any:
-        tables = [value.table(name) for name in value.table_names] if isinstance(value, RawSql) else [value]
-        records.extend(snapshot.object(ObjectKind.TABLE, table) for table in tables if isinstance(table, Table))
-        return value
-
-    deep_map(with_versions(task, resolve_arguments(task, snapshot), snapshot), note)
-    places = {(str(record.container), str(record.location)) for record in records}
-    return attrs.evolve(stored, sources=tuple(sorted(places.union(*(record.sources for record in records)))))
+    records = [record for record in beside if record.kind is ObjectKind.TABLE] + tables_read(task, snapshot)
+    places = set(map(place_of, records)).union(*(record.sources for record in records))
+    unlogged = {"unlogged": True} if any(record.facts.get("unlogged") for record in records) else {}
+    return attrs.evolve(stored, sources=tuple(sorted(places)), facts=stored.facts | unlogged)

@@ -19,9 +19,10 @@ from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import duplicate_name, pending, reusable
+from pipedag_airflow.run.emptied import check_rows, emptied_places, is_emptied
 from pipedag_airflow.run.ground import check_inputs, check_open
 from pipedag_airflow.run.outputs import Output, Prepared, renamed, store_output
-from pipedag_airflow.run.sources import with_sources
+from pipedag_airflow.run.sources import tables_read, with_sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -61,6 +62,7 @@ def store_result(
 
     Raises:
         GroundMovedError: if an input was published anew since the snapshot, or the generation was closed.
+        CacheError: if a crash of the server has emptied an input.
         StaleRunError: if this run lost the stage.
         LockError: if it is not known whether it did.
         DuplicateNameError: if another task of the stage has a table of the same name.
@@ -72,11 +74,12 @@ def store_result(
         transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
         place = [(row.stage, row.generation)]
         rows = transaction.metadata.read_tasks(place, nodes=[row.node], memo_key=row.memo_key)
-        done = _finished_meanwhile(rows, row)
+        standing = _with_rows(transaction, rows)
+        done = _finished_meanwhile(standing, row)
         if done is not None:
             return done, Decision(True, Reason.VALID, "made by another process of this run meanwhile")
         check_open(transaction, snapshot)
-        twin = None if decision.reason is Reason.FORCED else _same_call(rows, row)
+        twin = None if decision.reason is Reason.FORCED else _same_call(standing, row)
         if twin is not None:
             decision = Decision(True, Reason.SAME_CALL, f"the same call as {twin.node}")
             row = _twin_row(row, twin, decision)
@@ -89,6 +92,8 @@ def store_result(
             row = attrs.evolve(row, objects=tuple(objects), output=output, seconds=seconds)
         transaction.metadata.write_tasks([row])
         check_inputs(transaction, snapshot)
+        tables = tables_read(task, snapshot)
+        check_rows(task, tables, emptied_places(transaction, tables), snapshot)
         crash_point("execute.stored")
     return row, decision
 
@@ -102,7 +107,7 @@ def store_valid(
         _lock(transaction, row, [stored.name for stored in row.objects])
         transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
         rows = transaction.metadata.read_tasks([(row.stage, row.generation)], nodes=[row.node])
-        done = _finished_meanwhile(rows, row)
+        done = _finished_meanwhile(_with_rows(transaction, rows), row)
         if done is not None:
             return done, decision
         check_open(transaction, snapshot)
@@ -139,6 +144,12 @@ def _lock(transaction: SQLTransaction, row: TaskRecord, names: Iterable[str]) ->
     place = f"{row.stage} {row.generation}"
     wanted = [f"task {row.node}", f"call {row.name} {row.memo_key}", *(f"name {name}" for name in names)]
     transaction.lock(*(f"{place} {name}" for name in wanted))
+
+
+def _with_rows(transaction: SQLTransaction, rows: list[TaskRecord]) -> list[TaskRecord]:
+    """Return the rows of tasks of whose tables a crash of the server has emptied none."""
+    emptied = emptied_places(transaction, (stored for row in rows for stored in row.objects))
+    return [row for row in rows if not any(is_emptied(stored, emptied) for stored in row.objects)]
 
 
 def _finished_meanwhile(rows: list[TaskRecord], row: TaskRecord) -> TaskRecord | None:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from pipedag_airflow import ExternalTableReference, Flow, RawSql, Stage, Table, materialize
+from pipedag_airflow import ExternalTableReference, Flow, RawSql, Stage, Table, View, materialize
 from pipedag_airflow.errors import CacheError, ExternalTableError, FlowError, SelectionError, UnsupportedValueError
 
 if TYPE_CHECKING:
@@ -80,6 +80,18 @@ def test_a_reference_is_read_where_it_is_and_valid_by_its_identity(owned: Projec
     owned.run(referring(owned, day=day))
     assert set(owned.called) == {"customers", "chosen", "loaded"}
     assert owned.query("select id from use.chosen") == [(9,)]
+
+
+def test_a_view_of_a_table_of_somebody_else_is_made_and_valid(owned: Project) -> None:
+    @materialize(lazy=True, input_type=sa.Table)
+    def seen(table: sa.Table) -> View[Any]:
+        return View(sa.select(table.c.id), "seen")
+
+    with Flow("seen") as flow, Stage("use"):
+        seen(ExternalTableReference("Customers", "crm"))
+    first = owned.run(flow)
+    assert owned.query("select id from use.seen") == [(7,)]
+    assert owned.generations(owned.run(flow)) == owned.generations(first)
 
 
 def test_a_reference_to_another_table_makes_its_consumers_run(owned: Project) -> None:

@@ -8,15 +8,11 @@ import polars as pl
 import pytest
 
 from pipedag_airflow import Flow, Stage, Table, materialize
-from pipedag_airflow.testing.postgres import OwnPostgresServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from conftest import Project
 
     from pipedag_airflow.backend.table import SQLTableStore
-    from pipedag_airflow.testing.postgres import PostgresServer
 
 pytestmark = pytest.mark.databases("postgres")
 
@@ -28,8 +24,7 @@ def tables(project: Project, *names: str, stage: str = "one") -> Flow:
         @materialize(name=name, version="1")
         def function() -> Table[Any]:
             project.call(name)
-            label = "fast" if name == "fast" else None
-            return Table(pl.DataFrame({"x": [1, 2, 3]}), name, materialization_details=label)
+            return Table(pl.DataFrame({"x": [1, 2, 3]}), name)
 
         return function
 
@@ -66,43 +61,6 @@ def test_a_flow_of_hostile_names_runs_and_is_valid(project: Project) -> None:
     second = project.run(flow)
     assert project.called == []
     assert project.tables(second) == {'sel"ect %s': dict.fromkeys(names, 3)}
-
-
-@pytest.fixture
-def own_server(postgres: PostgresServer) -> Iterator[OwnPostgresServer]:
-    """A server that a test may crash."""
-    if not isinstance(postgres, OwnPostgresServer):
-        pytest.skip("the server is one of the user's, which is not crashed")
-    server = OwnPostgresServer(postgres.binaries, durable=True)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-def test_after_a_crash_of_the_server_unlogged_tables_are_made_again_and_no_others(
-    project: Project, own_server: OwnPostgresServer
-) -> None:
-    with own_server.database() as url:
-        arguments = project.settings["table_store"]["args"]
-        arguments["materialization_details"] = {"fast": {"unlogged": True}}
-
-        def connect() -> None:
-            here = url.set(drivername="postgresql", port=own_server.url.port)
-            arguments["url"] = project.database.url = here.render_as_string()
-
-        connect()
-        flow = tables(project, "fast", "safe")
-        project.run(flow)
-        own_server.crash()
-        own_server.start()
-        connect()
-        assert project.query("select (select count(*) from one.fast), (select count(*) from one.safe)") == [(0, 3)]
-
-        assert project.executed(flow) == ["fast"]
-        assert project.query("select (select count(*) from one.fast), (select count(*) from one.safe)") == [(3, 3)]
-        assert project.executed(flow) == []
 
 
 def test_old_generations_that_a_user_reads_stay_with_a_line_in_the_log(

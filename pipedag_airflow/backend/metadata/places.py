@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pipedag_airflow.backend.metadata.records import ObjectKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 __all__ = ["Place", "PlaceRepository"]
 
@@ -35,6 +35,14 @@ class PlaceRepository:
         """Return the places of every table, view and definition that a generation of any stage has."""
         query = sa.select(self.stored.c.container, self.stored.c.location).where(self._is_in_schema)
         return {(schema, name) for schema, name in self.connection.execute(query.distinct())}
+
+    def made_empty(self, places: Collection[Place]) -> set[Place]:
+        """Return those of some places at which a table had no rows when it was made."""
+        schemas, names = {schema for schema, _ in places}, {name for _, name in places}
+        query = sa.select(self.stored.c.container, self.stored.c.location).where(
+            self.stored.c.rows == 0, self.stored.c.container.in_(schemas), self.stored.c.location.in_(names)
+        )
+        return {(schema, name) for schema, name in self.connection.execute(query.distinct())} & set(places)
 
     def note_copy(self, stage: str, generation: int, name: str, place: Place) -> None:
         """Record that a generation has a copy of its own of a table."""

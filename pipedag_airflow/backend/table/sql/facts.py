@@ -62,6 +62,8 @@ class TableFacts:
     indexes: tuple[tuple[str, ...], ...]
     rows: int
     view: bool = False
+    #: Whether a crash of the server empties it.
+    unlogged: bool = False
 
 
 @attrs.frozen

@@ -305,10 +305,10 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
     def list_schemas(self, connection: sa.Connection) -> set[str]:
         """Return the names of the schemas of the database."""
 
-    def list_emptied(self, connection: sa.Connection, schemas: Sequence[str]) -> set[tuple[str, str]]:
-        """Return the tables of schemas, by (schema, name), that lose their rows in a crash and have none now."""
+    def list_unlogged(self, connection: sa.Connection, schemas: Sequence[str]) -> Mapping[tuple[str, str], bool]:
+        """Return the tables of schemas by (schema, name) that a crash empties, and whether they have rows now."""
         del connection, schemas
-        return set()
+        return {}
 
     def list_sizes(self, connection: sa.Connection, schemas: Sequence[str]) -> Mapping[tuple[str, str], int]:
         """Return the bytes on disk of the tables of schemas by (schema, name), where they cost nothing to know."""

@@ -119,7 +119,7 @@ class SQLTransaction:
             raise StoreError(
                 f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {self._reason(error)}"
             ) from error
-        facts = self._facts(schema, name, table, rows)
+        facts = self._facts(schema, name, table, rows, details or {})
         if self.store.print_materialize:
             log.info("Stored %s.%s: %s rows, columns %s", schema, table.name, facts.rows, facts.columns)
         return facts
@@ -188,7 +188,9 @@ class SQLTransaction:
                 f"{', '.join(map(repr, twice))} is there more than once."
             )
 
-    def _facts(self, schema: str, name: str, table: Table[Any], rows: int | None) -> TableFacts:
+    def _facts(
+        self, schema: str, name: str, table: Table[Any], rows: int | None, details: Mapping[str, Any]
+    ) -> TableFacts:
         return TableFacts(
             table=name,
             columns=self.columns(schema, name)[name],
@@ -196,6 +198,7 @@ class SQLTransaction:
             indexes=tuple(tuple(columns) for columns in table.indexes or ()),
             rows=self.count_rows(schema, name) if rows is None else rows,
             view=isinstance(table, View),
+            unlogged=bool(details.get("unlogged")) and not isinstance(table, View),
         )
 
     def _reason(self, error: sa.exc.DBAPIError | sa.exc.CompileError) -> str:
@@ -237,9 +240,16 @@ class SQLTransaction:
                 raise StoreError(f"{which} failed: {self.store.reason(error)}{shown}") from error
         columns = self.columns(schema)
         made = {key: kind for key, kind in self.objects([schema]).items() if key not in before}
+        unlogged = self.store.list_unlogged(self.connection, [schema])
         tables = {
             name: TableFacts(
-                name, columns[name], (), (), self.count_rows(place, name), view=kind is not ObjectType.TABLE
+                name,
+                columns[name],
+                (),
+                (),
+                self.count_rows(place, name),
+                view=kind is not ObjectType.TABLE,
+                unlogged=(place, name) in unlogged,
             )
             for (place, name), kind in made.items()
         }
@@ -276,9 +286,10 @@ class SQLTransaction:
         """Return the functions, sequences and types of the schemas by (schema, label), where we account for them."""
         return self.store.list_definitions(self.connection, list(schemas))
 
-    def emptied(self, schemas: Iterable[str]) -> set[tuple[str, str]]:
-        """Return the tables of the schemas, by (schema, name), that lose their rows in a crash and have none now."""
-        return self.store.list_emptied(self.connection, list(schemas))
+    def empty_unlogged(self, schemas: Iterable[str]) -> set[Place]:
+        """Return where the tables of the schemas are that a crash empties, and that have no rows now."""
+        unlogged = self.store.list_unlogged(self.connection, list(schemas))
+        return {place for place, has_rows in unlogged.items() if not has_rows}
 
     def sizes(self, schemas: Iterable[str]) -> Mapping[tuple[str, str], int]:
         """Return the bytes on disk of the tables of the schemas by (schema, name), where they cost nothing to know."""

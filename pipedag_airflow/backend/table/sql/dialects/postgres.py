@@ -268,9 +268,9 @@ class PostgresTableStore(SQLTableStore):
         """Return what would drop each thing in a schema by its name or label; the newest first."""
         return drops(connection, schema)
 
-    def list_emptied(self, connection: sa.Connection, schemas: Sequence[str]) -> set[tuple[str, str]]:
-        """Return the unlogged tables of schemas that have no rows: after a crash of the server none of them has."""
-        return catalog.emptied(connection, schemas)
+    def list_unlogged(self, connection: sa.Connection, schemas: Sequence[str]) -> Mapping[tuple[str, str], bool]:
+        """Return the unlogged tables of schemas, and whether they have rows: after a crash of the server none has."""
+        return catalog.unlogged(connection, schemas)
 
     def list_sizes(self, connection: sa.Connection, schemas: Sequence[str]) -> Mapping[tuple[str, str], int]:
         """Return the bytes on disk of the tables of schemas, with their indexes and long values."""

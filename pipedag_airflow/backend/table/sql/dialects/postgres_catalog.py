@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "as_text",
     "columns",
-    "emptied",
     "has_database",
     "has_schema",
     "indexes",
@@ -23,6 +22,7 @@ __all__ = [
     "relations",
     "schemas",
     "sizes",
+    "unlogged",
 ]
 
 _KINDS = {
@@ -94,19 +94,15 @@ def _letter(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def emptied(connection: sa.Connection, schemas: Sequence[str]) -> set[tuple[str, str]]:
-    """Return the unlogged tables of schemas that have no rows, by (schema, name)."""
+def unlogged(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], bool]:
+    """Return the unlogged tables of schemas by (schema, name), and whether they have rows."""
+    size = sa.func.pg_relation_size(sa.cast(_CLASS.c.oid, REGCLASS))
     query = (
-        sa.select(_NAMESPACE.c.nspname, _CLASS.c.relname)
+        sa.select(_NAMESPACE.c.nspname, _CLASS.c.relname, size > 0)
         .select_from(_IN_SCHEMA)
-        .where(
-            _NAMESPACE.c.nspname.in_(schemas),
-            _CLASS.c.relkind == "r",
-            _CLASS.c.relpersistence == "u",
-            sa.func.pg_relation_size(sa.cast(_CLASS.c.oid, REGCLASS)) == 0,
-        )
+        .where(_NAMESPACE.c.nspname.in_(schemas), _CLASS.c.relkind == "r", _CLASS.c.relpersistence == "u")
     )
-    return {(schema, name) for schema, name in connection.execute(query)}
+    return {(schema, name): has_rows for schema, name, has_rows in connection.execute(query)}
 
 
 def sizes(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], int]:
