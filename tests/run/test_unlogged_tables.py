@@ -35,9 +35,6 @@ def own_server(postgres: PostgresServer) -> Iterator[OwnPostgresServer]:
     server = OwnPostgresServer(postgres.binaries, durable=True)
     try:
         server.start()
-        # The machine itself goes on, so what was committed is there after a crash of the server; only faster.
-        server.execute("ALTER SYSTEM SET fsync = off")
-        server.restart()
         yield server
     finally:
         server.stop()
