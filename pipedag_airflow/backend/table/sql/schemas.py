@@ -72,12 +72,12 @@ class StoreSchemas:
         del repoint
         connection.execute(view)
 
-    def list_definitions(self, connection: sa.Connection, schemas: Sequence[str]) -> list[Place]:
+    def list_definitions(self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False) -> list[Place]:
         """Return the functions, sequences and types of schemas that scripts have made, by (schema, label).
 
-        Empty where we do not keep account of them: they stay in the schema in which they were made.
+        Empty where we do not keep account of them: they stay in the schema in which they were made. ``own`` as below.
         """
-        del connection, schemas
+        del connection, schemas, own
         return []
 
     def naming_in_text(self, connection: sa.Connection, schema: str, labels: Collection[str]) -> list[str]:
@@ -91,10 +91,18 @@ class StoreSchemas:
         return [(name, ddl.DropObject(kind, schema, name)) for (_, name), kind in reversed(found.items())]
 
     @abstractmethod
-    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[Place, ObjectType]:
+    def list_objects(
+        self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False
+    ) -> dict[Place, ObjectType]:
         """Return what the tables and views of schemas are by (schema, name).
 
         What depends on something else comes after it.
+
+        Args:
+            connection: The connection of the transaction.
+            schemas: The schemas.
+            own: Whether to leave out what others have committed while the transaction was under way, where it would
+                see that. It has all that the transaction itself has made.
         """
 
     def relocate(self, connection: sa.Connection, relocation: Relocation, ours: Collection[Place]) -> None:

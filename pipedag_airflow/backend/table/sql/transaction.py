@@ -162,7 +162,7 @@ class SQLTransaction:
         """Say which columns may not hold NULL; before there are indexes, because DuckDB alters no indexed table."""
         if table.nullable is None and table.non_nullable is None:
             return
-        columns = [column.name for column in self.columns(schema, name)[name]]
+        columns = [column.name for column in self.columns(schema, name).get(name, ())]
         for column in columns_without_null(table, columns, f"Table {table.name!r} of task {task!r}"):
             self.connection.execute(ddl.SetNotNull(schema, name, column))
 
@@ -193,7 +193,7 @@ class SQLTransaction:
     ) -> TableFacts:
         return TableFacts(
             table=name,
-            columns=self.columns(schema, name)[name],
+            columns=self.columns(schema, name).get(name, ()),
             primary_key=tuple(table.primary_key or ()),
             indexes=tuple(tuple(columns) for columns in table.indexes or ()),
             rows=self.count_rows(schema, name) if rows is None else rows,
@@ -238,13 +238,15 @@ class SQLTransaction:
                 self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             except sa.exc.DBAPIError as error:
                 raise StoreError(f"{which} failed: {self.store.reason(error)}{shown}") from error
+        # Other tasks store their tables in the same schema meanwhile.
+        there = self.store.list_objects(self.connection, [schema], own=True)
+        made = {key: kind for key, kind in there.items() if key not in before}
         columns = self.columns(schema)
-        made = {key: kind for key, kind in self.objects([schema]).items() if key not in before}
         unlogged = self.store.list_unlogged(self.connection, [schema])
         tables = {
             name: TableFacts(
                 name,
-                columns[name],
+                columns.get(name, ()),
                 (),
                 (),
                 self.count_rows(place, name),
@@ -253,8 +255,8 @@ class SQLTransaction:
             )
             for (place, name), kind in made.items()
         }
-        defined = (place for place in self.definitions([schema]) if place not in before)
-        return ScriptFacts(tables, tuple(label for _, label in defined))
+        defined = self.store.list_definitions(self.connection, [schema], own=True)
+        return ScriptFacts(tables, tuple(label for place, label in defined if (place, label) not in before))
 
     def refuse_names_in_text(self, schema: str, labels: Collection[str], task: str) -> None:
         """Refuse functions whose text names the schema of a generation: they could not find what has left it.

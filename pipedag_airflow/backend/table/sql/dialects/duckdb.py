@@ -209,8 +209,11 @@ class DuckDBTableStore(SQLTableStore):
         )
         return set(connection.scalars(query))
 
-    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], ObjectType]:
-        """Return the tables of schemas, and then the views."""
+    def list_objects(
+        self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False
+    ) -> dict[tuple[str, str], ObjectType]:
+        """Return the tables of schemas, and then the views; a transaction never sees what others do meanwhile."""
+        del own
         names: sa.BindParameter[Any] = sa.bindparam("schemas", list(schemas), expanding=True)
         query: sa.CompoundSelect[Any] = sa.union_all(
             *(

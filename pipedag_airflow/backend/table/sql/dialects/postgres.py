@@ -252,13 +252,15 @@ class PostgresTableStore(SQLTableStore):
         """Return the names of the schemas of the database."""
         return catalog.schemas(connection)
 
-    def list_objects(self, connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], ObjectType]:
+    def list_objects(
+        self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False
+    ) -> dict[tuple[str, str], ObjectType]:
         """Return what the tables and views of schemas are, in the order in which they were made."""
-        return catalog.objects(connection, schemas)
+        return catalog.objects(connection, schemas, own=own)
 
-    def list_definitions(self, connection: sa.Connection, schemas: Sequence[str]) -> list[Place]:
+    def list_definitions(self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False) -> list[Place]:
         """Return the functions, sequences and types of schemas, in the order in which they were made."""
-        return list(definitions(connection, schemas))
+        return list(definitions(connection, schemas, own=own))
 
     def naming_in_text(self, connection: sa.Connection, schema: str, labels: Collection[str]) -> list[str]:
         """Return the labels of the functions in a schema that name it in a text, which follows nothing that moves."""

@@ -23,6 +23,7 @@ __all__ = [
     "schemas",
     "sizes",
     "unlogged",
+    "written_by_us",
 ]
 
 _KINDS = {
@@ -68,14 +69,37 @@ def schemas(connection: sa.Connection) -> set[str]:
     return set(connection.scalars(sa.select(_NAMESPACE.c.nspname)))
 
 
-def objects(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], ObjectType]:
-    """Return what the tables and views of schemas are by (schema, name), in the order in which they were made."""
+def written_by_us(xmin: str) -> str:
+    """Return a condition on the ``xmin`` of a row of the catalog: this transaction has written the row.
+
+    What we can see, and is not committed, is ours; the same holds for what a savepoint or a block of PL/pgSQL has
+    written, which has a number of its own. Numbers before that of the transaction are not asked about: of old ones the
+    server does not know any more what became of them.
+    """
+    ours = "pg_catalog.pg_current_xact_id()::text::bigint"
+    later = f"(({xmin}::text::bigint - {ours}) & 4294967295)"
+    status = f"pg_catalog.pg_xact_status(({ours} + {later})::text::xid8)"
+    return f"CASE WHEN {later} < 2147483648 THEN {status} = 'in progress' ELSE false END"
+
+
+def objects(
+    connection: sa.Connection, schemas: Sequence[str], *, own: bool = False
+) -> dict[tuple[str, str], ObjectType]:
+    """Return what the tables and views of schemas are by (schema, name), in the order in which they were made.
+
+    Args:
+        connection: An open connection.
+        schemas: The schemas.
+        own: Whether to return only what this transaction has made, or changed.
+    """
     query = (
         sa.select(_NAMESPACE.c.nspname, _CLASS.c.relname, _CLASS.c.relkind)
         .select_from(_IN_SCHEMA)
         .where(_NAMESPACE.c.nspname.in_(schemas), _CLASS.c.relkind.in_(list(_KINDS)))
         .order_by(_CLASS.c.oid)
     )
+    if own:
+        query = query.where(sa.text(written_by_us("pg_catalog.pg_class.xmin").replace(":", r"\:")))
     return {(schema, name): _KINDS[_letter(kind)] for schema, name, kind in connection.execute(query)}
 
 

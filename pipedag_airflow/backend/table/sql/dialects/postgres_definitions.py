@@ -15,7 +15,7 @@ from pipedag_airflow.backend.table.sql.ddl_definitions import (
     MoveDefinition,
     RevokeAllOnDefinition,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import relations
+from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import relations, written_by_us
 from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import ROUTINE_LABEL, Dependent
 from pipedag_airflow.backend.table.sql.facts import DefinitionType
 
@@ -39,11 +39,12 @@ __all__ = [
 _FOUND = f"""
     WITH found AS (
         SELECT 'pg_catalog.pg_proc'::regclass AS catalog, p.oid, p.pronamespace AS namespace, {ROUTINE_LABEL} AS label,
-            'ROUTINE' AS kind, 0::oid AS array_type, p.proowner AS owner, p.proacl AS acl, 'f'::"char" AS acl_kind
+            'ROUTINE' AS kind, 0::oid AS array_type, p.proowner AS owner, p.proacl AS acl, 'f'::"char" AS acl_kind,
+            p.xmin AS writer
         FROM pg_catalog.pg_proc p
         UNION ALL
         SELECT 'pg_catalog.pg_class'::regclass, c.oid, c.relnamespace, 'sequence ' || c.relname,
-            'SEQUENCE', 0, c.relowner, c.relacl, 's'
+            'SEQUENCE', 0, c.relowner, c.relacl, 's', c.xmin
         FROM pg_catalog.pg_class c
         WHERE c.relkind = 'S' AND NOT EXISTS (
             SELECT FROM pg_catalog.pg_depend d
@@ -51,7 +52,7 @@ _FOUND = f"""
         )
         UNION ALL
         SELECT 'pg_catalog.pg_type'::regclass, t.oid, t.typnamespace, 'type ' || t.typname,
-            'TYPE', t.typarray, t.typowner, t.typacl, 'T'
+            'TYPE', t.typarray, t.typowner, t.typacl, 'T', t.xmin
         FROM pg_catalog.pg_type t
         LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
         WHERE coalesce(c.relkind, 'c') = 'c'
@@ -70,7 +71,7 @@ _DEFINITIONS = sa.text(f"""
     JOIN pg_catalog.pg_namespace n ON n.oid = f.namespace
     WHERE n.nspname IN :schemas AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_depend d WHERE d.classid = f.catalog AND d.objid = f.oid AND d.deptype = 'e'
-    )
+    ) AND (NOT :own OR {written_by_us("f.writer")})
     ORDER BY f.oid
 """).bindparams(sa.bindparam("schemas", expanding=True))  # noqa: S608 - put together from constants
 
@@ -158,9 +159,15 @@ class Definition:
     is_part: bool
 
 
-def definitions(connection: sa.Connection, schemas: Sequence[str]) -> dict[Place, Definition]:
-    """Return the functions, sequences and types of schemas by (schema, label), in the order in which they were made."""
-    rows = connection.execute(_DEFINITIONS, {"schemas": list(schemas)})
+def definitions(connection: sa.Connection, schemas: Sequence[str], *, own: bool = False) -> dict[Place, Definition]:
+    """Return the functions, sequences and types of schemas by (schema, label), in the order in which they were made.
+
+    Args:
+        connection: An open connection.
+        schemas: The schemas.
+        own: Whether to return only what this transaction has made, or changed.
+    """
+    rows = connection.execute(_DEFINITIONS, {"schemas": list(schemas), "own": own})
     return {
         (row.nspname, row.label): Definition(
             row.catalog, row.oid, DefinitionType(row.kind), row.identity, row.array_type, row.is_part

@@ -294,7 +294,7 @@ class PostgresRelocation:
         for name, role in {(grant.name, grant.role) for grant in grants(self.connection, schema, arrived)}:
             self.connection.execute(ddl.RevokeAll(schema, name, role))
         present = columns(self.connection, schema)
-        known = {(table, column.name) for table in arrived for column in present[table]}
+        known = {(table, column.name) for table in arrived for column in present.get(table, ())}
         for grant in kept:
             if grant.column is None or (grant.name, grant.column) in known:
                 self.connection.execute(grant)
