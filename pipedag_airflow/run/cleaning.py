@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipedag_airflow.backend.table.sql.names import is_marked
 from pipedag_airflow.errors import StageBusyError, StoreError
 from pipedag_airflow.run.garbage import OldGeneration, find_garbage, remove
 from pipedag_airflow.run.leases import borrow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipedag_airflow.backend.blob import BlobStore
     from pipedag_airflow.config import ConfigContext
@@ -77,20 +78,27 @@ def _find(config: ConfigContext, stage: str) -> list[tuple[OldGeneration, list[s
         there, sizes = transaction.objects(schemas), transaction.sizes(schemas)
     found = []
     for old in garbage:
-        # What was never recorded goes with its schema.
         unrecorded = [name for schema, name in there if old.whole and schema == old.schema and name not in old.tables]
         tables = {name: rows for name, rows in old.tables.items() if (old.schema, name) in there}
-        tables |= dict.fromkeys(unrecorded)
-        found.append((old, list(_lines(config, old, tables, sizes))))
+        # What a task that died had materialized was never recorded.
+        tables |= dict.fromkeys(filter(is_marked, unrecorded))
+        others = [name for name in unrecorded if not is_marked(name)]
+        found.append((old, list(_lines(config, old, tables, sizes, others))))
     return found
 
 
 def _lines(
-    config: ConfigContext, old: OldGeneration, tables: Mapping[str, int | None], sizes: Mapping[tuple[str, str], int]
+    config: ConfigContext,
+    old: OldGeneration,
+    tables: Mapping[str, int | None],
+    sizes: Mapping[tuple[str, str], int],
+    others: Sequence[str],
 ) -> Iterator[str]:
     record = old.record
     yield f"{record.stage}: generation {record.number} ({record.state.value}, run {record.run_id}): {old.reason}"
-    if old.whole and tables:
+    if others:
+        yield f"    schema {old.schema} stays, because {', '.join(sorted(others))} in it is not ours"
+    elif old.whole and tables:
         yield f"    schema {old.schema}"
     for name, rows in sorted(tables.items()):
         facts = ["" if rows is None else f"{rows:,} rows", _bytes(sizes.get((old.schema, name)))]

@@ -130,7 +130,7 @@ def remove(config: ConfigContext, old: OldGeneration) -> None:
             transaction.drop_objects(old.schema, old.tables)
         else:
             if record.state is not GenerationState.UNCHANGED:  # which has made nothing
-                transaction.drop_generation_schema(old.schema)
+                transaction.drop_generation_schema(old.schema, old.tables)
             transaction.retention.mark_dropped(record.stage, record.number)
 
 

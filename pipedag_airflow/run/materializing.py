@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from pipedag_airflow.core.fingerprint import random_fingerprint
+from pipedag_airflow.backend.table.sql.names import marked
 from pipedag_airflow.errors import PipedagError
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import reusable
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Materializer", "NotAheadError"]
 
 log = logging.getLogger(__name__)
-
-_MARK_LENGTH = 8
 
 
 class NotAheadError(Exception):
@@ -109,8 +107,7 @@ class Materializer:
         if self.ahead:
             self.refused = True
             raise NotAheadError(f"table {output.name} is to be stored")
-        mark = f"__{random_fingerprint()[:_MARK_LENGTH]}"
-        location = output.name[: self.session.store.identifier_limit - len(mark)] + mark
+        location = marked(output.name, self.session.store.identifier_limit)
         beside = [stored for other in self.known.values() for stored in other.stored]
         self.session.confirm_lease(self.task.stage.name)
         with self.session.store.transaction() as transaction:

@@ -49,7 +49,7 @@ class NamesSuite(TableStoreFixtures):
         assert read(store, shown).equals(frame)
         with store.transaction() as transaction:
             transaction.hide(store.schema(name), name)
-            transaction.drop_generation_schema(schema)
+            transaction.drop_generation_schema(schema, [name, f"{name} 2"])
         assert not objects(store, schema, store.schema(name))
 
     @pytest.mark.parametrize("letter", ["x", "ä", "😀"])

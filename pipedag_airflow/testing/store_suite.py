@@ -285,7 +285,7 @@ class TableStoreSuite(NamesSuite, NullabilitySuite, TableStoreFixtures):
             transaction.show(SCHEMA, "v", SCHEMA, "t")
         for _ in range(2):
             with store.transaction() as transaction:
-                transaction.drop_generation_schema(SCHEMA)
+                transaction.drop_generation_schema(SCHEMA, ["t", "v"])
             assert objects(store, SCHEMA, "s__g11") == {("s__g11", "t"): False}
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ class TableStoreSuite(NamesSuite, NullabilitySuite, TableStoreFixtures):
                 connection.exec_driver_sql(f"CREATE SCHEMA {quoted(store, schema)}")
         write(store, FRAME)
         with store.transaction() as transaction:
-            transaction.drop_generation_schema(SCHEMA)
+            transaction.drop_generation_schema(SCHEMA, ["t"])
         assert not objects(store)
         write(store, FRAME)
         with pytest.raises(StoreError):

@@ -144,3 +144,38 @@ def test_one_generation_that_cannot_go_keeps_no_other(project: Project) -> None:
     blob.rmdir()
     assert "    schema s__g1" in list(clean(config))
     assert generations(project) == {"s__g3.one", "s__g3.two", "blob.g3.pkl"}
+
+
+def test_what_others_have_made_in_the_schema_of_a_generation_stays_and_is_named(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.run(pair("1", "1"))
+    project.database.execute("create table s__g1.theirs as select 1 as x")
+    project.database.execute("create view s__g1.also_theirs as select 1 as x")
+    project.run(pair("2", "2"))
+    config = project.config(generations_to_keep=1)
+    assert "    schema s__g1 stays, because also_theirs, theirs in it is not ours" in list(show_garbage(config))
+
+    project.run(pair("3", "3"), config=config)
+
+    assert generations(project) >= {"s__g1.theirs", "s__g1.also_theirs"}
+    assert not generations(project) & {"s__g1.one", "s__g1.two"}
+    assert project.query("select count(*) from s__g1.theirs") == [(1,)]
+    (line,) = [record.message for record in caplog.records if "s__g1" in record.message and "stays" in record.message]
+    assert "theirs" in line
+    assert "also_theirs" in line
+    caplog.clear()
+    project.run(pair("4", "4"), config=config)
+    assert "s__g1" not in caplog.text, "there is nothing of ours any more"
+
+
+def test_what_a_task_that_died_has_materialized_goes_with_its_schema(project: Project) -> None:
+    flow = pair("1", "1")
+    project.run(flow)
+    config = project.config(generations_to_keep=1)
+    store = config.table_store
+    left = f"{store.generation_schema('s', 1)}.one__abcd2345"
+    project.database.execute(f"create table {left} as select 1 as x")
+    for version in "23":
+        project.run(pair(version, version), config=config)
+    assert not {name for name in generations(project) if name.startswith("s__g1.")}

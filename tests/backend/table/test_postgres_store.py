@@ -396,7 +396,7 @@ def test_a_schema_on_which_others_depend_is_not_dropped(store: SQLTableStore, de
     write(store, FRAME, primary_key="a")
     do(store, f"CREATE VIEW {SCHEMA}.own AS SELECT * FROM {SCHEMA}.t", dependent)
     with pytest.raises(StoreError, match=r"is not dropped, because public\.mine"), store.transaction() as transaction:
-        transaction.drop_generation_schema(SCHEMA)
+        transaction.drop_generation_schema(SCHEMA, ["t", "own"])
     assert (SCHEMA, "t") in objects(store)
 
 

@@ -114,15 +114,15 @@ def _create_schema(verb: CreateSchema, compiler: DDLCompiler, **_: Any) -> str:
 
 
 class DropSchema(_Verb):
-    """``DROP SCHEMA IF EXISTS schema CASCADE``."""
+    """``DROP SCHEMA IF EXISTS schema``; ``CASCADE`` also drops what is in it."""
 
-    def __init__(self, schema: str) -> None:
-        self.schema = schema
+    def __init__(self, schema: str, *, cascade: bool = False) -> None:
+        self.schema, self.cascade = schema, cascade
 
 
 @compiles(DropSchema)
 def _drop_schema(verb: DropSchema, compiler: DDLCompiler, **_: Any) -> str:
-    return f"DROP SCHEMA IF EXISTS {compiler.preparer.quote(verb.schema)} CASCADE"
+    return f"DROP SCHEMA IF EXISTS {compiler.preparer.quote(verb.schema)}{' CASCADE' if verb.cascade else ''}"
 
 
 class CreateTable(_Verb):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, ClassVar
 
 import sqlalchemy as sa
 
-from pipedag_airflow.core.fingerprint import fingerprint
+from pipedag_airflow.core.fingerprint import fingerprint, random_fingerprint
 from pipedag_airflow.core.naming import generation_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["StoreNames", "shortened"]
+__all__ = ["StoreNames", "is_marked", "marked", "shortened"]
 
 #: Characters of the hash; with what stands before it, names of one schema do not collide.
 _HASH = 12
+#: Characters that tell a table apart that is not recorded yet.
+_MARK = 8
+_MARKED = re.compile(rf"__[a-z2-7]{{{_MARK}}}$")
 #: Bytes that ``__g<number>`` may need.
 _GENERATION_MARK = 13
 
@@ -33,6 +37,22 @@ def shortened(name: str, limit: int) -> str:
     unique = fingerprint(name)[:_HASH]
     beginning = encoded[: limit - len(unique) - 1].decode(errors="ignore")  # no half of a character
     return f"{beginning}_{unique}"
+
+
+def marked(name: str, limit: int) -> str:
+    """Return a name for a table that is recorded later: nothing else has it, and it shows that the table is ours.
+
+    Args:
+        name: The name that the table will have.
+        limit: The longest that the database takes, in bytes of UTF-8.
+    """
+    mark = f"__{random_fingerprint()[:_MARK]}"
+    return shortened(name, limit - len(mark)) + mark
+
+
+def is_marked(name: str) -> bool:
+    """Say whether a name is one that :func:`marked` gives."""
+    return _MARKED.search(name) is not None
 
 
 class StoreNames:

@@ -55,13 +55,21 @@ class StoreSchemas:
         """Create a schema unless it is there."""
         connection.execute(ddl.CreateSchema(schema))
 
-    def drop_schema(self, connection: sa.Connection, schema: str) -> None:
-        """Drop a schema with all that is in it.
+    def refuse_dependents(self, connection: sa.Connection, schema: str) -> None:
+        """Refuse to drop what is in a schema if something outside of it depends on that, where the database tells.
 
         Raises:
-            StoreError: if that would drop something outside of it.
+            StoreError: if there is something; the message names it.
         """
-        connection.execute(ddl.DropSchema(schema))
+        del connection, schema
+
+    def content(self, connection: sa.Connection, schema: str) -> list[str]:
+        """Return in words what is in a schema; where scripts make what we keep no account of, only tables and views."""
+        return sorted(name for _, name in self.list_objects(connection, [schema]))
+
+    def drop_schema(self, connection: sa.Connection, schema: str) -> None:
+        """Drop a schema that has no content; what we keep no account of goes with it."""
+        connection.execute(ddl.DropSchema(schema, cascade=True))
 
     def show(self, connection: sa.Connection, view: ddl.CreateView, *, repoint: bool) -> None:
         """Create a view, or let it show another table; ``repoint``: if need be, change views of others that read it.

@@ -20,7 +20,7 @@ from pipedag_airflow.backend.table.sql.facts import Column, ObjectType, ScriptFa
 from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
-from pipedag_airflow.backend.table.sql.names import shortened
+from pipedag_airflow.backend.table.sql.names import is_marked, shortened
 from pipedag_airflow.backend.table.sql.nullability import columns_without_null
 from pipedag_airflow.core.containers import View
 from pipedag_airflow.core.fingerprint import fingerprint
@@ -365,18 +365,31 @@ class SQLTransaction:
         if self.objects([schema]).get((schema, physical)) is ObjectType.VIEW:
             self.connection.execute(ddl.DropObject(ObjectType.VIEW, schema, physical))
 
-    def drop_generation_schema(self, schema: str) -> None:
-        """Drop the schema of a generation with all that is in it.
+    def drop_generation_schema(self, schema: str, recorded: Collection[str]) -> None:
+        """Drop what is ours in the schema of a generation, and the schema itself if nothing else is in it.
+
+        Args:
+            schema: The schema.
+            recorded: The names of what the metadata describe in it.
 
         Raises:
-            StoreError: if that would drop something outside of it.
+            StoreError: if something outside of it depends on what is in it.
         """
         self.limit_lock_wait()
-        if self.store.avoid_drop_create_schema:
-            for _, drop in self.store.drops(self.connection, schema):
+        self.store.refuse_dependents(self.connection, schema)
+        for name, drop in self.store.drops(self.connection, schema):
+            if name in recorded or is_marked(name):
                 self.connection.execute(drop)
-            return
-        self.store.drop_schema(self.connection, schema)
+        left = self.store.content(self.connection, schema)
+        if left:
+            log.warning(
+                "The schema %s stays, because %s in it is not ours: nothing is dropped that we did not create. Nobody "
+                "else needs the schema any more; drop it when you have moved that elsewhere.",
+                schema,
+                ", ".join(left),
+            )
+        elif not self.store.avoid_drop_create_schema:
+            self.store.drop_schema(self.connection, schema)
 
 
 def _controls_transaction(statement: str) -> bool:

@@ -172,11 +172,11 @@ class PostgresTableStore(SQLTableStore):
             self.lock(own, f"schema {schema}")
             super().create_schema(own, schema)
 
-    def drop_schema(self, connection: sa.Connection, schema: str) -> None:
-        """Drop a schema with all that is in it, unless something outside of it would go too.
+    def refuse_dependents(self, connection: sa.Connection, schema: str) -> None:
+        """Refuse to drop what is in a schema if something outside of it depends on that.
 
         Raises:
-            StoreError: if something outside of it depends on what is in it; the message names it.
+            StoreError: if there is something; the message names it.
         """
         dependents = dependents_elsewhere(connection, schema)
         if dependents:
@@ -184,7 +184,14 @@ class PostgresTableStore(SQLTableStore):
                 f"The schema {schema} is not dropped, because {', '.join(dependents)} would be dropped with it: "
                 "nothing is dropped that we did not create. Let them read the schema of the stage, which stays."
             )
-        super().drop_schema(connection, schema)
+
+    def content(self, connection: sa.Connection, schema: str) -> list[str]:
+        """Return in words what is in a schema."""
+        return catalog.content(connection, schema)
+
+    def drop_schema(self, connection: sa.Connection, schema: str) -> None:
+        """Drop a schema; the server refuses if somebody has put something into it at this moment."""
+        connection.execute(ddl.DropSchema(schema))
 
     def show(self, connection: sa.Connection, view: ddl.CreateView, *, repoint: bool) -> None:
         """Create a view, or let it show another table; with its grants, also where the columns are other ones."""

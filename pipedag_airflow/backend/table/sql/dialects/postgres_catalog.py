@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "as_text",
     "columns",
+    "content",
     "has_database",
     "has_schema",
     "indexes",
@@ -33,6 +34,17 @@ _KINDS = {
     "v": ObjectType.VIEW,
     "m": ObjectType.MATERIALIZED_VIEW,
 }
+
+
+_CONTENT = sa.text("""
+    SELECT found.type || ' ' || found.identity
+    FROM pg_catalog.pg_namespace n
+    JOIN pg_catalog.pg_depend d
+        ON d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.oid AND d.deptype = 'n'
+    CROSS JOIN LATERAL pg_catalog.pg_identify_object(d.classid, d.objid, 0) AS found
+    WHERE n.nspname = :schema
+    ORDER BY 1
+""")
 
 
 def _table(name: str, *columns: str) -> sa.TableClause:
@@ -127,6 +139,11 @@ def unlogged(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[st
         .where(_NAMESPACE.c.nspname.in_(schemas), _CLASS.c.relkind == "r", _CLASS.c.relpersistence == "u")
     )
     return {(schema, name): has_rows for schema, name, has_rows in connection.execute(query)}
+
+
+def content(connection: sa.Connection, schema: str) -> list[str]:
+    """Return in words all that is in a schema."""
+    return list(connection.scalars(_CONTENT, {"schema": schema}))
 
 
 def sizes(connection: sa.Connection, schemas: Sequence[str]) -> dict[tuple[str, str], int]:

@@ -16,7 +16,6 @@ import attrs
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.ddl_definitions import DropDefinition
 from pipedag_airflow.backend.table.sql.ddl_relocation import (
     AlterOwner,
     AsWritten,
@@ -60,8 +59,6 @@ _FIND = sa.text("""
     JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
     WHERE n.nspname IN :schemas AND c.relname IN :names
 """).bindparams(sa.bindparam("schemas", expanding=True), sa.bindparam("names", expanding=True))
-
-_DROPPED_AS = {"v": ObjectType.VIEW, "m": ObjectType.MATERIALIZED_VIEW}
 
 
 @attrs.frozen
@@ -174,11 +171,12 @@ class PostgresRelocation:
     def _refuse_strangers(self) -> None:
         """Refuse if a name is taken by something that is not ours."""
         leaving = {move.source for move in self.relocation.leaving}
-        for move in self.relocation.arriving:
+        for move in (*self.relocation.arriving, *self._leaving):
             if move.target in self._found and move.target not in leaving:
                 raise StoreError(
-                    f"{'.'.join(move.target)} cannot be published: something of that name is there that is not ours. "
-                    "Move it elsewhere: nothing is dropped that we did not create."
+                    f"Schema {self.relocation.schema!r} cannot be published: {'.'.join(move.source)} is to become "
+                    f"{'.'.join(move.target)}, and something of that name is there that is not ours. Move it "
+                    "elsewhere: nothing is dropped that we did not create."
                 )
 
     def _dependents(self) -> list[Dependent]:
@@ -252,22 +250,11 @@ class PostgresRelocation:
 
     def _move(self) -> None:
         for move in self._leaving:
-            self._clear(move.target)
             self._move_one(move)
         for move in self.relocation.arriving:
             self._move_one(move)
         for view in self.relocation.made:
             self.connection.execute(view)
-
-    def _clear(self, place: Place) -> None:
-        """Drop what an earlier attempt of the archived generation left at a place, and no metadata describe."""
-        found = self._found.get(place)
-        if found is None or place in self.ours:
-            return
-        if found.definition is not None:
-            self.connection.execute(DropDefinition(found.definition.kind, found.definition.identity))
-        else:
-            self.connection.execute(ddl.DropObject(_DROPPED_AS.get(found.kind, ObjectType.TABLE), *place))
 
     def _move_one(self, move: Move) -> None:
         (old_schema, old_name), (schema, name) = move.source, move.target

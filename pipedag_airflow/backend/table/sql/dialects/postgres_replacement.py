@@ -18,9 +18,12 @@ from pipedag_airflow.backend.table.sql.ddl_relocation import (
     RenameSchema,
     SetSchema,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import definitions, move_definition
+from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import content as content_of
+from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import relations
+from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import definitions, drops, move_definition
 from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import dependents_elsewhere
 from pipedag_airflow.backend.table.sql.dialects.postgres_relocation import PostgresRelocation
+from pipedag_airflow.backend.table.sql.names import is_marked
 from pipedag_airflow.errors import TableBusyError
 
 if TYPE_CHECKING:
@@ -29,13 +32,6 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import Dependent
 
 __all__ = ["PostgresReplacement"]
-
-_CONTENT = sa.text("""
-    SELECT n.nspname, c.relname
-    FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname IN (:schema, :archive) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
-""")
 
 _OTHER_CONTENT = sa.text("""
     SELECT p.oid, 'the function ' || p.proname AS shown
@@ -90,38 +86,32 @@ class PostgresReplacement(PostgresRelocation):
     def _move(self) -> None:
         schema, archive = self.relocation.schema, self.relocation.archive
         gone = {move.source for move in self.relocation.leaving}
-        there = {(row.nspname, row.relname) for row in self.connection.execute(_CONTENT, self._names)}
+        there = {(schema, name) for _, name, _ in relations(self.connection, schema)}
         defined = {
-            place: other
-            for place, other in definitions(self.connection, [schema, archive]).items()
-            if place in self.ours
+            place: other for place, other in definitions(self.connection, [schema]).items() if place in self.ours
         }
-        archived = {place for place in (*there, *defined) if place[0] == archive}
-        self._refuse_other_content(archived, {other.oid for other in defined.values()})
+        for name, drop in drops(self.connection, archive):
+            if is_marked(name):
+                self.connection.execute(drop)
+        self._refuse_other_content({other.oid for other in defined.values()})
         grants = self._schema_grants()
         self.connection.execute(ddl.DropSchema(archive))
         self.connection.execute(RenameSchema(schema, archive))
         self.connection.execute(ddl.CreateSchema(schema))
         for grant in grants:
             self.connection.execute(grant)
-        for place in sorted(there - gone):
-            if place[0] == schema:
-                self.connection.execute(SetSchema((archive, place[1]), schema))
+        for _, name in sorted(there - gone):
+            self.connection.execute(SetSchema((archive, name), schema))
         for place in defined.keys() - gone:
-            if place[0] == schema:
-                move_definition(self.connection, defined[place], schema)
+            move_definition(self.connection, defined[place], schema)
         for move in self.relocation.arriving:
             self._move_one(move)
 
-    @property
-    def _names(self) -> dict[str, str]:
-        return {"schema": self.relocation.schema, "archive": self.relocation.archive}
-
-    def _refuse_other_content(self, archived: set[tuple[str, str]], ours: set[int]) -> None:
+    def _refuse_other_content(self, ours: set[int]) -> None:
         """Refuse where a new schema would not have all that the old one has, or the old one cannot be the archive."""
         content = self.connection.execute(_OTHER_CONTENT, {"schema": self.relocation.schema})
         others = [row.shown for row in content if row.oid not in ours]
-        others += [f"{'.'.join(place)} of an older generation" for place in sorted(archived & set(self.ours))]
+        others += content_of(self.connection, self.relocation.archive)
         others += dependents_elsewhere(self.connection, self.relocation.archive)
         others += ["views of generations"] * bool(self.relocation.obsolete)
         if others:
