@@ -63,10 +63,11 @@ def wait_for_readers(config: ConfigContext, stage: str, transaction: Callable[[b
                 )
                 continue
             if waited > patience:
+                also = "" if waits else f" {busy}"
                 raise StoreError(
                     f"Stage {stage!r} cannot be published: for {waited:.0f} seconds others have been reading tables "
-                    f"that it replaces. {holders} Readers see what they saw before, and everything that was made is "
-                    "kept: end those transactions and publish again (in Airflow: clear the commit), or raise "
+                    f"that it replaces. {holders}{also} Readers see what they saw before, and everything that was made "
+                    "is kept: end those transactions and publish again (in Airflow: clear the commit), or raise "
                     "commit_wait_seconds."
                 ) from busy
             if waited - spoken > _SECONDS_BETWEEN_MESSAGES:

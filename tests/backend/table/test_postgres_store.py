@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from pipedag_airflow.backend.table.sql.dialects import (
     postgres_read,
 )
 from pipedag_airflow.backend.table.sql.facts import ObjectType
-from pipedag_airflow.core.containers import Table
+from pipedag_airflow.core.containers import Table, View
 from pipedag_airflow.errors import ConfigError, StoreError, UnsupportedValueError
 from pipedag_airflow.testing.store_fixtures import FRAME, SCHEMA, location, objects, read, write
 from pipedag_airflow.testing.store_suite import TableStoreSuite
@@ -484,3 +485,36 @@ def test_a_user_of_any_name_can_read(postgres_url: sa.URL, postgres: PostgresSer
     assert read(store, location(facts)).equals(FRAME)
     store.dispose()
     postgres.execute("""DROP ROLE "we'ird ro\\le" """)
+
+
+@pytest.mark.parametrize("kind", [Table, View])
+def test_a_label_of_a_query_that_would_be_cut_off_is_refused(store: SQLTableStore, kind: type[Table[Any]]) -> None:
+    long, whole = sa.literal(0).label("ä" * 32), sa.literal(1).label("x" * 63)
+    says = rf"Column '{'ä' * 32}' of (table|view) 't' has a name of 64 bytes"
+    with store.transaction() as transaction:
+        for query in (sa.select(whole, long), sa.union_all(sa.select(long), sa.select(whole))):
+            with pytest.raises(UnsupportedValueError, match=says):
+                transaction.write_table(SCHEMA, kind(query, "t"), "task")
+        facts = transaction.write_table(SCHEMA, kind(sa.select(whole, sa.func.count(), sa.literal(1) + 1), "t"), "task")
+    assert [column.name for column in facts.columns] == ["x" * 63, "count_1", "anon_1"]
+
+
+def test_every_statement_and_every_table_can_be_logged(postgres_url: sa.URL, caplog: pytest.LogCaptureFixture) -> None:
+    url = postgres_url.set(database=f"{postgres_url.database}_made")
+    store = SQLTableStore(text_of(url), print_sql=True, print_materialize=True, create_database_if_not_exists=True)
+    with caplog.at_level(logging.INFO):
+        facts = write(store, pl.DataFrame({"a": [1]}))
+        with store.connection() as connection:
+            read_table = store.fetch_table(connection, location(facts))
+        with store.transaction() as transaction:
+            transaction.run_script(SCHEMA, [f"CREATE TABLE {SCHEMA}.scripted AS SELECT 1 AS x"], "task")
+    store.dispose()
+    with sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {url.database} WITH (FORCE)")
+
+    assert read_table.num_rows == 1
+    statements = [record.getMessage() for record in caplog.records if record.name == "pipedag_airflow.sql"]
+    for beginning in (f"CREATE DATABASE {url.database}", f"COPY {SCHEMA}.t", f"SELECT {SCHEMA}.t.a"):
+        assert any(" ".join(statement.split()).startswith(beginning) for statement in statements), beginning
+    for name in ("t", "scripted"):
+        assert f"Stored {SCHEMA}.{name}: 1 rows" in caplog.text

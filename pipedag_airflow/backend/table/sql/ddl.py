@@ -102,15 +102,16 @@ def _create_database(verb: CreateDatabase, compiler: DDLCompiler, **_: Any) -> s
 
 
 class CreateSchema(_Verb):
-    """``CREATE SCHEMA IF NOT EXISTS schema``."""
+    """``CREATE SCHEMA IF NOT EXISTS schema``, for another role where one is given."""
 
-    def __init__(self, schema: str) -> None:
-        self.schema = schema
+    def __init__(self, schema: str, owner: str | None = None) -> None:
+        self.schema, self.owner = schema, owner
 
 
 @compiles(CreateSchema)
 def _create_schema(verb: CreateSchema, compiler: DDLCompiler, **_: Any) -> str:
-    return f"CREATE SCHEMA IF NOT EXISTS {compiler.preparer.quote(verb.schema)}"
+    owner = "" if verb.owner is None else f" AUTHORIZATION {compiler.preparer.quote(verb.owner)}"
+    return f"CREATE SCHEMA IF NOT EXISTS {compiler.preparer.quote(verb.schema)}{owner}"
 
 
 class DropSchema(_Verb):

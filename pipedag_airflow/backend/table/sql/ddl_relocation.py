@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlterOwner",
     "AsWritten",
+    "CommentOnSchema",
     "CopyRows",
     "CreateTableLike",
     "GrantDefault",
@@ -144,6 +145,19 @@ def _rename_schema(verb: RenameSchema, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER SCHEMA {compiler.preparer.quote(verb.schema)} RENAME TO {compiler.preparer.quote(verb.new)}"
 
 
+class CommentOnSchema(_Verb):
+    """``COMMENT ON SCHEMA schema IS text``."""
+
+    def __init__(self, schema: str, text: str) -> None:
+        self.schema, self.text = schema, text
+
+
+@compiles(CommentOnSchema)
+def _comment_on_schema(verb: CommentOnSchema, compiler: DDLCompiler, **_: Any) -> str:
+    text = compiler.sql_compiler.render_literal_value(verb.text, sa.String())
+    return f"COMMENT ON SCHEMA {compiler.preparer.quote(verb.schema)} IS {text}"
+
+
 class GrantOnSchema(_Verb):
     """``GRANT privilege ON SCHEMA schema TO role``; a role of None is everybody."""
 
@@ -176,24 +190,27 @@ def _grant_default(verb: GrantDefault, compiler: DDLCompiler, **_: Any) -> str:
 
 
 class CreateTableLike(_Verb):
-    """``CREATE TABLE schema.name (LIKE source INCLUDING ALL)``."""
+    """``CREATE [UNLOGGED] TABLE schema.name (LIKE source INCLUDING ALL)``."""
 
-    def __init__(self, place: Place, source: Place) -> None:
-        self.place, self.source = place, source
+    def __init__(self, place: Place, source: Place, *, unlogged: bool = False) -> None:
+        self.place, self.source, self.unlogged = place, source, unlogged
 
 
 @compiles(CreateTableLike)
 def _create_table_like(verb: CreateTableLike, compiler: DDLCompiler, **_: Any) -> str:
-    return f"CREATE TABLE {qualified(compiler, *verb.place)} (LIKE {qualified(compiler, *verb.source)} INCLUDING ALL)"
+    what = "CREATE UNLOGGED TABLE" if verb.unlogged else "CREATE TABLE"
+    return f"{what} {qualified(compiler, *verb.place)} (LIKE {qualified(compiler, *verb.source)} INCLUDING ALL)"
 
 
 class CopyRows(_Verb):
-    """``INSERT INTO schema.name TABLE source``: all rows."""
+    """``INSERT INTO schema.name (column, …) SELECT column, … FROM source``: all rows."""
 
-    def __init__(self, place: Place, source: Place) -> None:
-        self.place, self.source = place, source
+    def __init__(self, place: Place, source: Place, columns: Sequence[str]) -> None:
+        self.place, self.source, self.columns = place, source, columns
 
 
 @compiles(CopyRows)
 def _copy_rows(verb: CopyRows, compiler: DDLCompiler, **_: Any) -> str:
-    return f"INSERT INTO {qualified(compiler, *verb.place)} TABLE {qualified(compiler, *verb.source)}"
+    columns = ", ".join(map(compiler.preparer.quote, verb.columns))
+    into = f"{qualified(compiler, *verb.place)} ({columns})" if columns else qualified(compiler, *verb.place)
+    return f"INSERT INTO {into} SELECT {columns} FROM {qualified(compiler, *verb.source)}"  # noqa: S608 - all is quoted

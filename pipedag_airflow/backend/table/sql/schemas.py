@@ -113,6 +113,14 @@ class StoreSchemas:
                 see that. It has all that the transaction itself has made.
         """
 
+    def copy_table(self, connection: sa.Connection, source: Place, target: Place) -> None:
+        """Copy a table with its rows, keys and indexes; to be provided by a store that tells of ``held_tables``.
+
+        Raises:
+            TableBusyError: if only moving it would do.
+        """
+        raise NotImplementedError(f"{type(self).__name__} copies no tables")
+
     def relocate(self, connection: sa.Connection, relocation: Relocation, ours: Collection[Place]) -> None:
         """Move tables and views between schemas; to be provided by a store that ``moves_tables``.
 

@@ -186,6 +186,11 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
             sa.event.listen(engine, "before_cursor_execute", _log_statement)
         return engine
 
+    def log_sql(self, statement: str) -> None:
+        """Log a statement that goes past the engine, where every statement is to be logged."""
+        if self.print_sql:
+            sql_log.info(statement)
+
     @abstractmethod
     def create_engine(self) -> sa.Engine:
         """Return a new engine for the store's URL."""

@@ -15,7 +15,6 @@ from pipedag_airflow.backend.metadata import (
     RetentionRepository,
 )
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.ddl_relocation import CopyRows, CreateTableLike
 from pipedag_airflow.backend.table.sql.facts import Column, ObjectType, ScriptFacts, TableFacts
 from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
@@ -108,7 +107,9 @@ class SQLTransaction:
             self.drop_objects(schema, [name])
             rows = None
             if isinstance(table, View):
-                self.connection.execute(ddl.CreateViewAs(schema, name, as_query(table.obj)))
+                query = as_query(table.obj)
+                self._check_labels(query, f"view {table.name!r}")
+                self.connection.execute(ddl.CreateViewAs(schema, name, query))
             else:
                 rows = kind.write(self, schema, table, details or {})
             self._refuse_null(schema, name, table, task)
@@ -120,14 +121,18 @@ class SQLTransaction:
                 f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {self._reason(error)}"
             ) from error
         facts = self._facts(schema, name, table, rows, details or {})
-        if self.store.print_materialize:
-            log.info("Stored %s.%s: %s rows, columns %s", schema, table.name, facts.rows, facts.columns)
+        self._log_stored(schema, table.name, facts)
         return facts
+
+    def _log_stored(self, schema: str, name: str, facts: TableFacts) -> None:
+        if self.store.print_materialize:
+            log.info("Stored %s.%s: %s rows, columns %s", schema, name, facts.rows, facts.columns)
 
     def create_from_query(
         self, schema: str, table: Table[Any], query: sa.sql.ClauseElement, details: Mapping[str, Any]
     ) -> None:
         """Create a table from a query, within the database."""
+        self._check_labels(query, f"table {str(table.name)!r}")
         name = self.store.physical_name(str(table.name))
         self.connection.execute(ddl.CreateTableAs(schema, name, query, details))
 
@@ -141,6 +146,11 @@ class SQLTransaction:
         name = self.store.physical_name(str(table.name))
         self.connection.execute(ddl.CreateTable(schema, name, types, details))
         self.store.load_arrow(self.connection, schema, name, to_database(arrow), types)
+
+    def _check_labels(self, query: sa.sql.ClauseElement, where: str) -> None:
+        """Check what a query calls its columns; of a query that is a text nothing is known."""
+        if isinstance(query, sa.sql.expression.SelectBase):
+            self._check_columns((getattr(column, "name", "") for column in query.exported_columns), where)
 
     def _check_columns(self, columns: Iterable[str], where: str) -> None:
         limit = self.store.identifier_limit
@@ -255,6 +265,8 @@ class SQLTransaction:
             )
             for (place, name), kind in made.items()
         }
+        for name, facts in tables.items():
+            self._log_stored(schema, name, facts)
         defined = self.store.list_definitions(self.connection, [schema], own=True)
         return ScriptFacts(tables, tuple(label for place, label in defined if (place, label) not in before))
 
@@ -317,8 +329,7 @@ class SQLTransaction:
     def copy_table(self, source: Place, target: Place) -> None:
         """Copy a table with its rows, keys and indexes; what an earlier attempt left at the target is replaced."""
         self.drop_objects(target[0], [target[1]])
-        self.connection.execute(CreateTableLike(target, source))
-        self.connection.execute(CopyRows(target, source))
+        self.store.copy_table(self.connection, source, target)
         if self.store.wants_statistics:
             self.connection.execute(ddl.Analyze(*target))
 

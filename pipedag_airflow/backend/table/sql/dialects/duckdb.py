@@ -193,6 +193,7 @@ class DuckDBTableStore(SQLTableStore):
             sa.func.epoch_us(column).label(column.name) if column.name in intervals else column for column in columns
         ]
         text = str(query.with_only_columns(*shown).compile(dialect=self.engine.dialect))
+        self.log_sql(text)
         with _driver_errors():
             table = raw.sql(text).to_arrow_table()
         for index, name in enumerate(table.column_names):

@@ -15,6 +15,7 @@ from pipedag_airflow.backend.table.sql import ddl
 from pipedag_airflow.backend.table.sql.dialects import postgres_catalog as catalog
 from pipedag_airflow.backend.table.sql.dialects import postgres_errors as errors
 from pipedag_airflow.backend.table.sql.dialects.postgres_advisory import PostgresSessionLocks, lock_in_transaction
+from pipedag_airflow.backend.table.sql.dialects.postgres_copies import copy_table
 from pipedag_airflow.backend.table.sql.dialects.postgres_copy import binary_copy
 from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import definitions, drops, naming_in_text
 from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import dependents_elsewhere
@@ -27,7 +28,7 @@ from pipedag_airflow.backend.table.sql.facts import ObjectType
 from pipedag_airflow.backend.table.sql.frames.arrow import array_of, sql_types
 from pipedag_airflow.backend.table.sql.relocation import Move, Relocation
 from pipedag_airflow.backend.table.sql.store import SQLTableStore
-from pipedag_airflow.errors import ConfigError, MissingExtraError, StoreError
+from pipedag_airflow.errors import ConfigError, MissingExtraError, StoreError, TableBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -115,7 +116,9 @@ class PostgresTableStore(SQLTableStore):
             with admin.connect() as connection:
                 if catalog.has_database(connection, name):
                     return True  # another process was faster; if not, the refusal comes again
-                connection.execute(ddl.CreateDatabase(name))
+                verb = ddl.CreateDatabase(name)
+                self.log_sql(str(verb.compile(dialect=admin.dialect)))
+                connection.execute(verb)
         except sa.exc.DBAPIError as error:
             if errors.state(error) in _IS_THERE:
                 return True
@@ -153,8 +156,17 @@ class PostgresTableStore(SQLTableStore):
 
     def relocate(self, connection: sa.Connection, relocation: Relocation, ours: Collection[Place]) -> None:
         """Move tables and views; see :class:`PostgresRelocation` and :class:`PostgresReplacement`."""
+        if not relocation.waits and self.avoid_drop_create_schema:
+            raise TableBusyError(
+                f"Schema {relocation.schema!r} is not replaced by a new one either, because avoid_drop_create_schema "
+                "is set."
+            )
         way = PostgresRelocation if relocation.waits else PostgresReplacement
         way(connection, relocation, ours).run()
+
+    def copy_table(self, connection: sa.Connection, source: Place, target: Place) -> None:
+        """Copy a table with its rows, keys and indexes; see :func:`copy_table`."""
+        copy_table(connection, source, target)
 
     def held_tables(self, connection: sa.Connection, schema: str) -> set[Place]:
         """Return where the tables of a schema are on which others hold locks at this moment."""
@@ -231,6 +243,7 @@ class PostgresTableStore(SQLTableStore):
     def _copy(self, connection: sa.Connection, verb: ddl.CopyFrom, arrow: pa.Table) -> None:
         raw: Any = connection.connection.driver_connection
         statement = catalog.as_text(verb, self.engine.dialect)
+        self.log_sql(statement)
         with self._driver_errors(statement), raw.cursor() as cursor:
             if hasattr(cursor, "copy_expert"):  # psycopg2
                 with _Stream(binary_copy(arrow, verb.name)) as stream:
@@ -253,7 +266,7 @@ class PostgresTableStore(SQLTableStore):
 
         Intervals are read as microseconds, a month counting 30 days; types that frames do not have as text.
         """
-        return fetch(connection, query)
+        return fetch(connection, query, self.log_sql)
 
     def list_schemas(self, connection: sa.Connection) -> set[str]:
         """Return the names of the schemas of the database."""

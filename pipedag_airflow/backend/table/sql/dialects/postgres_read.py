@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
 
 __all__ = ["fetch"]
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 _BATCH = 10_000
 
 
-def fetch(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+def fetch(connection: sa.Connection, query: sa.Select[Any], say: Callable[[str], None]) -> pa.Table:
     """Return the rows of a query as Arrow.
 
     ADBC has a connection of its own, so it is used only where the transaction has written nothing that the query may be
@@ -30,10 +32,11 @@ def fetch(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     Args:
         connection: A connection within a transaction.
         query: A query of plain columns.
+        say: Is told the statement where it goes past SQLAlchemy.
     """
     readable = query.with_only_columns(*(_readable(column) for column in query.selected_columns))
     if _has_adbc() and _has_written_nothing(connection):
-        table = _fetch_by_adbc(connection, readable)
+        table = _fetch_by_adbc(connection, readable, say)
     else:
         table = _fetch_rows(connection, readable)
     return _typed(table, query)
@@ -118,10 +121,11 @@ def _has_written_nothing(connection: sa.Connection) -> bool:
     return connection.execute(sa.select(sa.func.pg_current_xact_id_if_assigned().is_(None))).scalar_one() is True
 
 
-def _fetch_by_adbc(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+def _fetch_by_adbc(connection: sa.Connection, query: sa.Select[Any], say: Callable[[str], None]) -> pa.Table:
     from adbc_driver_postgresql import dbapi
 
     statement = as_text(query, connection.dialect)
+    say(statement)
     try:
         with dbapi.connect(_address(connection)) as own, own.cursor() as cursor:
             cursor.execute(statement)

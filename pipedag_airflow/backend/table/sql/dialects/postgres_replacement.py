@@ -1,7 +1,7 @@
 """A publish on PostgreSQL that waits for no reader: the schema of the stage is replaced by a new one.
 
 Readers hold locks on tables, not on schemas; so a schema can get another name while its tables are read. It becomes the
-archive, and a new one gets its name, its owner and its privileges.
+archive, and a new one gets its name, its owner, its comment and its privileges.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from pipedag_airflow.backend.table.sql import ddl
 from pipedag_airflow.backend.table.sql.ddl_relocation import (
     AlterOwner,
+    CommentOnSchema,
     GrantDefault,
     GrantOnSchema,
     RenameSchema,
@@ -48,6 +49,12 @@ _OTHER_CONTENT = sa.text("""
         SELECT FROM pg_catalog.pg_depend d
         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('a', 'i')
     )
+""")
+
+_SCHEMA = sa.text("""
+    SELECT o.rolname, pg_catalog.obj_description(n.oid, 'pg_namespace')
+    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
+    WHERE n.nspname = :schema
 """)
 
 _SCHEMA_GRANTS = sa.text("""
@@ -95,9 +102,12 @@ class PostgresReplacement(PostgresRelocation):
                 self.connection.execute(drop)
         self._refuse_other_content({other.oid for other in defined.values()})
         grants = self._schema_grants()
+        owner, comment = self.connection.execute(_SCHEMA, {"schema": schema}).one()
         self.connection.execute(ddl.DropSchema(archive))
         self.connection.execute(RenameSchema(schema, archive))
-        self.connection.execute(ddl.CreateSchema(schema))
+        self.connection.execute(ddl.CreateSchema(schema, owner))
+        if comment is not None:
+            self.connection.execute(CommentOnSchema(schema, comment))
         for grant in grants:
             self.connection.execute(grant)
         for _, name in sorted(there - gone):
