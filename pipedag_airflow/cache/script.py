@@ -85,11 +85,15 @@ def script_text(sql: str, schemas: dict[str, str], shown: Mapping[str, str] | No
     """
     if not schemas:
         return sql
-    anywhere = _schema_pattern(schemas, "?", r"(?!\w)")
-    patterns = {Piece.CODE: anywhere, Piece.NAME: anywhere, Piece.STRING: _schema_pattern(schemas, "", r'(?="?\.)')}
+    patterns = {
+        Piece.CODE: _schema_pattern(schemas, "?", r"(?!\w)"),
+        Piece.NAME: _schema_pattern(_within_quotes(schemas), "?", r"(?!\w)"),
+        Piece.STRING: _schema_pattern(schemas, "", r'(?="?\.)'),
+    }
+    stages = {form: stage for stage in schemas for form in (_doubled(stage), stage)}
 
     def logical(match: re.Match[str]) -> str:
-        return _in_braces(match) if shown is None else shown[_stage_in(match)]
+        return _in_braces(match) if shown is None else shown[stages[_stage_in(match)]]
 
     pieces = _pieces(sql)
     return "".join(patterns[piece].sub(logical, text) if piece in patterns else text for text, piece in pieces)
@@ -107,7 +111,7 @@ def without_generations(sql: str, schemas: dict[str, str]) -> str:
     if not schemas:
         return sql
     in_code = _schema_pattern(schemas, "?", r"(?=\.)")
-    in_quotes = _schema_pattern(schemas, "?", '(?="$)', before='(?<=^")')
+    in_quotes = _schema_pattern(_within_quotes(schemas), "?", '(?="$)', before='(?<=^")')
     pieces = [*_pieces(sql), ("", Piece.CODE)]
     found = []
     for (text, piece), (following, _) in pairwise(pieces):
@@ -117,6 +121,15 @@ def without_generations(sql: str, schemas: dict[str, str]) -> str:
             text = in_quotes.sub(_in_braces, text)
         found.append(text)
     return "".join(found)
+
+
+def _within_quotes(schemas: dict[str, str]) -> dict[str, str]:
+    """Return the names as they stand between quotes."""
+    return {_doubled(stage): _doubled(schema) for stage, schema in schemas.items()}
+
+
+def _doubled(name: str) -> str:
+    return name.replace('"', '""')
 
 
 def _stage_in(match: re.Match[str]) -> str:

@@ -172,3 +172,9 @@ def test_a_script_is_the_same_text_in_every_generation(sql, one, other):
 @given(scripts)
 def test_a_script_without_generations_is_left_as_it_is(sql):
     assert script_text(sql, {"other": "other"}) == sql
+
+
+def test_a_schema_whose_name_has_quotes_is_found_where_these_are_doubled():
+    schemas = {'cl"ean': 'p"cl"ean s'}
+    sql = 'CREATE TABLE "p""cl""ean__g7 s".t AS SELECT * FROM "p""cl""ean s".u'
+    assert script_text(sql, schemas) == 'CREATE TABLE "{cl""ean}".t AS SELECT * FROM "{cl""ean}".u'
