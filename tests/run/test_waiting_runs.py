@@ -39,12 +39,12 @@ def flow_of(name: str, order: Iterable[str], meet: Callable[[], object] = lambda
         return Table(pl.concat(tables), f"read_by_{name}")
 
     with Flow(name) as flow:
-        made = []
+        made = {}
         for stage in order:
             with Stage(stage):
-                made.append(task_of(stage)())
+                made[stage] = task_of(stage)()
         with Stage(f"of_{name}"):
-            read(sorted(made, key=lambda task: task.id))
+            read([made[stage] for stage in sorted(made)])
     return flow
 
 
