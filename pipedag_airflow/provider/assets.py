@@ -110,7 +110,8 @@ def _send(session: RunSession, stage: str, messages: Iterable[Message], context:
         told = message.payload
         of_all = {"generation": message.generation, "run": told["run_id"]}
         rows = {table: facts["rows"] for table, facts in told["changed"].items()}
-        event.add(asset(stage, **place), of_all | {"rows": rows, "removed": told["removed"]})
+        of_stage = {"rows": rows, "removed": told["removed"], "content": told["content"]}
+        event.add(asset(stage, **place), of_all | of_stage)
         for table, facts in told["changed"].items():
             event.add(asset(stage, table, **place), of_all | facts)
         log.info("Stage %s: announced generation %s and %s tables", stage, message.generation, len(rows))

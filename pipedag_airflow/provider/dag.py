@@ -22,12 +22,12 @@ from airflow.sdk.definitions.param import ParamsDict
 
 from pipedag_airflow.core.plan import BEGIN_TASK, Plan, PlanGroup, PlanStage
 from pipedag_airflow.errors import FlowError
+from pipedag_airflow.provider.begin_operator import BeginTransactionOperator
 from pipedag_airflow.provider.dag_runs import ReleaseStages
 from pipedag_airflow.provider.edges import contracted_edges, reduced_edges, stage_edges
-from pipedag_airflow.provider.form import with_form
+from pipedag_airflow.provider.form import FLOW, STAGE, with_form
 from pipedag_airflow.provider.granularity import Unit, units, warn_of_many
 from pipedag_airflow.provider.operators import (
-    BeginTransactionOperator,
     CommitTransactionOperator,
     FlowReference,
     MaterializeOperator,
@@ -87,11 +87,13 @@ def _dag(compiler: _Compiler, arguments: Mapping[str, Any]) -> DAG:
     """Compile one of the DAGs of a flow; it registers itself with Airflow."""
     own = dict(arguments)
     own["on_failure_callback"] = [ReleaseStages(compiler.reference), *_callbacks(own.get("on_failure_callback"))]
-    params = with_form(compiler.settings, own.pop("params", None) or {}, part=compiler.part is not None)
+    users_params = own.pop("params", None) or {}
     with DAG(**own) as dag:
         if compiler.flow.file is not None:
             dag.fileloc = str(compiler.flow.file)
         compiler.compile(dag)
+        part = compiler.part is not None
+        params = with_form(compiler.settings, users_params, compiler.granularities(), part=part)
         # After the operators, each of which would copy them all: a run takes them from the DAG as well.
         dag.params.update(ParamsDict(params))
     warn_of_many(dag.dag_id, len(dag.task_dict))
@@ -169,6 +171,18 @@ class _Compiler:
             self.operators[upstream].downstream_task_ids.add(downstream)
             self.operators[downstream].upstream_task_ids.add(upstream)
 
+    def granularities(self) -> list[str]:
+        """Return what a run may ask begins to run by themselves; to be called after compiling."""
+        begins = [operator for operator in self.operators.values() if isinstance(operator, BeginTransactionOperator)]
+        first = [operator for operator in self.operators.values() if not operator.upstream_task_ids]
+        if self.split or self.part is not None or (begins and first != begins[:1]):
+            return [STAGE]
+        if not begins:
+            return []
+        # It then tells of all that is published.
+        first[0].outlets = [self.settings.alias(stage.name) for stage in self.plan.stages if stage.tasks]
+        return [STAGE, FLOW]
+
     def _add_stage(self, stage: PlanStage) -> None:
         group = TaskGroup(
             stage.name,
@@ -184,7 +198,9 @@ class _Compiler:
         common = self.settings.operators(stage.name)
         ends = common | {"outlets": [self.settings.alias(stage.name)]}
         reads = [self.settings.asset(name) for name in stage.reads]
-        self._add(BeginTransactionOperator, begin, stage, group, **ends, inlets=reads)
+        within = [other.name for other in self.plan.stages if self.plan.is_inside(other.name, stage.name)]
+        aliases = [self.settings.alias(name) for name in (stage.name, *within)]
+        self._add(BeginTransactionOperator, begin, stage, group, **common, outlets=aliases, inlets=reads)
         for node in stage.tasks:
             documents = {"doc_md": inspect.getdoc(self.flow.tasks[node].unbound.fn)}
             home = self._home(self.plan.node_by_id[node].group, stage.name)

@@ -12,13 +12,13 @@ from pipedag_airflow.core.selector import Selection, select
 from pipedag_airflow.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.plan import Plan
     from pipedag_airflow.provider.settings import Settings
 
-__all__ = ["RUN_OF", "RunOptions", "with_form"]
+__all__ = ["FLOW", "RUN_OF", "STAGE", "RunOptions", "with_form"]
 
 #: The parameter by which the DAG of a stage is told which run of the flow it is a part of.
 RUN_OF = "run_of"
@@ -43,6 +43,15 @@ _FAIL_FAST = (
     "After the first failure no further task begins; those that would have fail and say so. Otherwise all goes on that "
     "does not need what failed."
 )
+_GRANULARITY = """\
+| what becomes one process | |
+|---|---|
+| `as built` | what is one operator in the DAG |
+| `stage` | a stage with all that is nested in it: its begin does it all |
+| `flow` | the whole flow: the first begin does it all |
+
+Tasks that a begin has done are shown as skipped; what became of them is in its log and its XCom.
+"""
 _IGNORE_CACHE_FUNCTION = "Results stay valid whatever their cache functions say: the mode `ignore_fresh_input`."
 _IGNORE_TASK_VERSION = "Tasks that have a version run although it is unchanged."
 _MODE = """\
@@ -57,16 +66,22 @@ _MODE = """\
 
 # What a run does not say is for pipedag.yaml to say, which is not read as a whole where the form is made.
 _CONFIGURED = "as configured"
+_AS_BUILT = "as built"
+#: What one process may run, beside what the DAG was built of.
+STAGE, FLOW = "stage", "flow"
 _COMMON = "__any__"
 _PLACE = "The form of the run"
 
 
-def with_form(settings: Settings, params: Mapping[str, Any], *, part: bool = False) -> dict[str, Any]:
+def with_form(
+    settings: Settings, params: Mapping[str, Any], granularities: Sequence[str], *, part: bool = False
+) -> dict[str, Any]:
     """Return the parameters of a DAG together with ours.
 
     Args:
         settings: What is said of the flow.
         params: The user's own parameters.
+        granularities: What a run may ask to be run in one process, in place of what the DAG is built of.
         part: Whether it is the DAG of a stage, which the flow's DAG runs.
 
     Raises:
@@ -76,6 +91,7 @@ def with_form(settings: Settings, params: Mapping[str, Any], *, part: bool = Fal
         "instance": _instance(settings),
         "dry_run": _switch("Dry run", _DRY_RUN, "Run"),
         "fail_fast": _switch("Fail fast", _FAIL_FAST, "Run"),
+        **({"granularity": _granularity(granularities)} if granularities else {}),
         "select": _lines("Run only", _SYNTAX),
         "exclude": _lines("Leave out", _EXCLUDE),
         "cache_validation_mode": _mode(),
@@ -110,6 +126,11 @@ def _instance(settings: Settings) -> Param:
     )
 
 
+def _granularity(choices: Sequence[str]) -> Param:
+    values = [_AS_BUILT, *choices]
+    return Param(_AS_BUILT, type="string", enum=values, title="Granularity", description_md=_GRANULARITY, section="Run")
+
+
 def _lines(title: str, description: str) -> Param:
     # The form shows a field of lines for the first type; one text will do in a call of the API.
     kinds = ["array", "string", "null"]
@@ -137,6 +158,7 @@ class RunOptions:
         dry_run: Whether it only says what would run.
         fail_fast: Whether no task begins after the first failure. The key of pipedag.yaml says what ``flow.run()``
             does with an error, and nothing of DAGs.
+        granularity: What each begin is to run by itself, a stage or the flow; None for its own step alone.
         mode: Which stored results are valid; None for what is configured.
         ignore_cache_function: Whether cache functions are ignored.
         ignore_task_version: Whether unchanged versions count for nothing.
@@ -148,6 +170,7 @@ class RunOptions:
     exclude: Any = ()
     dry_run: bool = False
     fail_fast: bool = False
+    granularity: str | None = None
     mode: str | None = None
     ignore_cache_function: bool = False
     ignore_task_version: bool = False
@@ -157,12 +180,14 @@ class RunOptions:
     def of(cls, params: Mapping[str, Any]) -> Self:
         """Read the parameters of a run, which Airflow has checked against the form."""
         mode = params["cache_validation_mode"]
+        granularity = params.get("granularity", _AS_BUILT)
         return cls(
             instance=None if params["instance"] == _COMMON else params["instance"],
             select=params["select"] or (),
             exclude=params["exclude"] or (),
             dry_run=params["dry_run"],
             fail_fast=params["fail_fast"],
+            granularity=None if granularity == _AS_BUILT else granularity,
             mode=None if mode == _CONFIGURED else mode,
             ignore_cache_function=params["ignore_cache_function"],
             ignore_task_version=params["ignore_task_version"],

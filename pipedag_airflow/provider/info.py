@@ -28,7 +28,7 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             }
         ],
-        "operators": [_modules("operators", "run_operators", "split")],
+        "operators": [_modules("begin_operator", "operators", "run_operators", "split")],
         "hooks": [_modules("hook")],
         "triggers": [_modules("triggers")],
         "bundles": [_modules("bundles")],

@@ -31,7 +31,7 @@ from pipedag_airflow.provider.dag_runs import owner_of, run_is_over
 from pipedag_airflow.provider.form import RunOptions
 from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
-from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_skipped
+from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_finished
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,12 +43,11 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
-    from pipedag_airflow.run.begin import StageReport
     from pipedag_airflow.run.lineage import Lineage
     from pipedag_airflow.run.session import RunSession
 
 __all__ = [
-    "BeginTransactionOperator",
+    "REVISION",
     "CommitTransactionOperator",
     "FlowReference",
     "MaterializeOperator",
@@ -59,7 +58,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 #: Beside the tasks that begin skips: how often it had been cleared itself.
-_REVISION = "revision"
+REVISION = "revision"
 _OWN_RETRIES = 2
 _OWN_RETRY_DELAY = dt.timedelta(seconds=5)
 
@@ -314,70 +313,6 @@ class TransactionOperator(StageOperator):
         return error if _mends(error) or tries <= self.users_retries else _final(error)
 
 
-class BeginTransactionOperator(TransactionOperator):
-    """Begins a stage: decides every task that can be decided, and skips the valid ones without a process for any.
-
-    So it skips what the run does not select; of a stage of which nothing is selected, all.
-    """
-
-    ui_color = "#e3f0ff"
-    custom_operator_name = "begin"
-    operator_extra_links = (GenerationLink(),)
-
-    def step(self, session: RunSession, context: Context) -> None:
-        """Begin the stage; raises Airflow's signal to skip tasks where there are valid or unselected ones."""
-        from pipedag_airflow.provider.by_hand import refuse_if_alone, refuse_marked
-        from pipedag_airflow.run.begin import begin
-
-        stage = session.plan.stage_by_name[self.stage]
-        selected = session.selection.of(stage)
-        unselected = [node for node in stage.tasks if node not in selected]
-        if not selected:
-            log.info("Stage %s: nothing of it is selected", self.stage)
-            raise DownstreamTasksSkipped(tasks=[*unselected, *self._own_commit(session)])
-        refuse_marked(session, [self.stage], self.dag)
-        report = begin(session, self.stage)
-        # What a commit that died after its publish could not tell any more.
-        announce(session, self.stage, context)
-        decisions = {node: str(decision) for node, decision in report.decisions.items()}
-        context["ti"].xcom_push(
-            "decisions", {"generation": report.generation, "unchanged": report.closed, "tasks": decisions}
-        )
-        refuse_if_alone(session, stage, report, context["ti"])
-        commits = [commit for commit in self._needless_commits(session, report) if not self._awaited(commit)]
-        own = [*report.valid, *(commit for commit in commits if session.plan.node_by_id[commit].stage == self.stage)]
-        if own:
-            told = told_of_skipped(session, report, own, self.dag)
-            context["ti"].xcom_push(SKIPPED, told | {_REVISION: self._revision(context)})
-        skip = [*(node for node in report.valid if not self._awaited(node)), *unselected, *commits]
-        log.info("Stage %s: %s of %s tasks are valid", self.stage, len(report.valid), len(decisions))
-        if skip:
-            raise DownstreamTasksSkipped(tasks=skip)
-
-    def rehearse(self, session: RunSession, context: Context) -> None:
-        """Say what the run would do, and skip all of it; where several stages are first, one of them speaks for all."""
-        stages = [stage for stage in session.plan.stages if self.dag.has_task(stage.commit)]
-        if stages[0].name != self.stage:
-            stage = session.plan.stage_by_name[self.stage]
-            raise DownstreamTasksSkipped(tasks=[*stage.tasks, stage.commit])
-        self.tell_of_all(session, context)
-
-    def _needless_commits(self, session: RunSession, report: StageReport) -> list[str]:
-        """Return the commits that have nothing to do."""
-        stages = [session.plan.stage_by_name[stage] for stage in report.also_over]
-        return [stage.commit for stage in stages if stage.tasks] + (self._own_commit(session) if report.closed else [])
-
-    def _own_commit(self, session: RunSession) -> list[str]:
-        """Return the commit of the stage, of which nothing is left to do.
-
-        The commit of a stage with nested ones is left to the last of these: a skipped commit would let consumers go on
-        before the nested stages are done, and hide it if one of them fails.
-        """
-        plan = session.plan
-        nested = any(stage.tasks and plan.is_inside(stage.name, self.stage) for stage in plan.stages)
-        return [] if nested else [plan.stage_by_name[self.stage].commit]
-
-
 class MaterializeOperator(StageOperator):
     """Executes one task of the user's. One that the run does not select stays skipped, even when a user clears it.
 
@@ -406,10 +341,10 @@ class MaterializeOperator(StageOperator):
             raise AirflowSkipException(f"{self.task_id} is not selected in this run: trigger another run for it")
         instance: Any = context["ti"]
         awaited = self._awaited(self.task_id)
-        found = self._found_by_begin(context) if awaited else None
+        found = self._found_by_begin(session, context) if awaited else None
         if found is not None:
             log.info(
-                "%s is valid, by its begin; it is not skipped, as operators of the user's own wait for it", self.task_id
+                "%s is done, by a begin; it is not skipped, as operators of the user's own wait for it", self.task_id
             )
             return found
         session.watcher = OperatorWatcher(self, instance)
@@ -423,11 +358,13 @@ class MaterializeOperator(StageOperator):
             raise AirflowSkipException(f"{self.task_id} is {report.decision}")
         return shown
 
-    def _found_by_begin(self, context: Context) -> dict[str, Any] | None:
-        """Return what begin told of the task if that was valid, unless the task has been cleared by itself since."""
+    def _found_by_begin(self, session: RunSession, context: Context) -> dict[str, Any] | None:
+        """Return what a begin has found or made of the task, unless the task has been cleared by itself since."""
         instance: Any = context["ti"]
+        if RunOptions.of(context["params"]).granularity is not None and not self._revision(context):
+            return told_of_finished(session, self.task_id)
         told: dict[str, Any] = instance.xcom_pull(task_ids=f"{self.stage}.{BEGIN_TASK}", key=SKIPPED) or {}
-        return told.get(self.task_id) if told.get(_REVISION) == self._revision(context) else None
+        return told.get(self.task_id) if told.get(REVISION) == self._revision(context) else None
 
 
 class CommitTransactionOperator(TransactionOperator):

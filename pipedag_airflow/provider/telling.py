@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipedag_airflow.backend.metadata import ObjectKind
+from pipedag_airflow.backend.metadata import GenerationState, ObjectKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow.sdk import DAG
 
+    from pipedag_airflow.backend.metadata import TaskRecord
     from pipedag_airflow.run.begin import StageReport
     from pipedag_airflow.run.execute import TaskReport
     from pipedag_airflow.run.publish import PublishReport
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["shown_publish", "shown_task", "told_of_skipped"]
+__all__ = ["shown_publish", "shown_task", "told_of_finished", "told_of_skipped"]
 
 
 def shown_task(report: TaskReport) -> dict[str, Any]:
@@ -57,11 +58,26 @@ def told_of_skipped(session: RunSession, report: StageReport, skipped: Iterable[
     for node in skipped:
         facts = {"published_by": published_by, "docs": getattr(dag.get_task(node), "docs_url", None)}
         if node in report.rows:
-            facts |= {"tables": _tables(report, node), "made_by": runs.get(made_in[node] or 0)}
+            facts |= {"tables": _tables(report.rows[node]), "made_by": runs.get(made_in[node] or 0)}
         told[node] = {name: fact for name, fact in facts.items() if fact is not None}
     return told
 
 
-def _tables(report: StageReport, node: str) -> dict[str, Any]:
-    tables = (stored for stored in report.rows[node].objects if stored.kind is ObjectKind.TABLE)
+def told_of_finished(session: RunSession, node: str) -> dict[str, Any] | None:
+    """Return what became of a task in a process that ran its whole stage; None if that has no result of it."""
+    stage = session.flow.tasks[node].stage.name
+    with session.store.transaction() as transaction:
+        metadata = transaction.metadata
+        newest = metadata.latest_generation(stage, session.run_id)
+        if newest is None:
+            return None
+        unchanged = newest.state is GenerationState.UNCHANGED
+        shown = metadata.stages([stage])[stage].live if unchanged else newest.number
+        rows = metadata.read_tasks([(stage, shown)])
+    found = (row for row in rows if row.node == node and row.state.has_output)
+    return next(({"reason": row.reason, "tables": _tables(row)} for row in found), None)
+
+
+def _tables(row: TaskRecord) -> dict[str, Any]:
+    tables = (stored for stored in row.objects if stored.kind is ObjectKind.TABLE)
     return {table.name: {"schema": table.container, "rows": table.rows} for table in tables}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.core.task import Task
     from pipedag_airflow.provider.operators import MaterializeOperator
-    from pipedag_airflow.provider.run_operators import StageRunOperator
+    from pipedag_airflow.provider.run_operators import StagesOperator
     from pipedag_airflow.run.outputs import Output
     from pipedag_airflow.run.session import RunSession
     from pipedag_airflow.run.snapshot import Snapshot
@@ -68,7 +68,7 @@ class StagesWatcher(Watcher):
         stages: The stages that it runs; what it reads of them is nothing that comes from elsewhere.
     """
 
-    def __init__(self, operator: StageRunOperator, stages: Collection[str]) -> None:
+    def __init__(self, operator: StagesOperator, stages: Collection[str]) -> None:
         self.operator = operator
         self.stages = stages
         self.lineage = operator.lineage = Lineage()

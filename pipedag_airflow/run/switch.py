@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING
 
 from pipedag_airflow.backend.metadata import GenerationState, Message, ObjectKind
+from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.errors import StoreError
 from pipedag_airflow.run.moves import move_tables
 from pipedag_airflow.run.publication import moves_tables, tables_of
@@ -40,13 +42,15 @@ def point_live(publication: Publication) -> None:
 
 def announce(publication: Publication) -> None:
     """Put what changed into the outbox."""
-    tables = {name: publication.after[name] for name in publication.changed}
     # The mark of the content changes whenever the data may have changed; of a lazy task's frame it is their hash.
-    changed = {
-        name: {"rows": table.rows, "content": table.facts.get("content", table.cache_key)}
-        for name, table in tables.items()
+    marks = {name: table.facts.get("content", table.cache_key) for name, table in publication.after.items()}
+    changed = {name: {"rows": publication.after[name].rows, "content": marks[name]} for name in publication.changed}
+    payload = {
+        "changed": changed,
+        "removed": publication.removed,
+        "content": fingerprint(json.dumps(marks, sort_keys=True)),
+        "run_id": publication.run_id,
     }
-    payload = {"changed": changed, "removed": publication.removed, "run_id": publication.run_id}
     message = Message(publication.stage, publication.number, payload)
     publication.transaction.metadata.outbox.write(message)
 

@@ -47,6 +47,22 @@ with Flow("listener", airflow={"schedule": [Asset("pipedag://announced/__any__/a
 """
 
 
+MANY = """
+import polars as pl
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+
+@materialize(version="1")
+def tables():
+    return [Table(pl.DataFrame({"x": [number]}), f"table_{number}") for number in range(200)]
+
+
+with Flow("many_tables", airflow={"granularity": "flow"}) as flow:
+    with Stage("many_stage"):
+        tables()
+"""
+
+
 def test_a_dry_run_says_what_would_run_and_a_publish_but_no_unchanged_run_lets_another_flow_run(
     flows: Callable[[str], FlowFolder],
 ) -> None:
@@ -93,3 +109,25 @@ def test_a_dry_run_says_what_would_run_and_a_publish_but_no_unchanged_run_lets_a
 def events(folder: FlowFolder) -> list[dict[str, Any]]:
     found = folder.client.request("GET", "/api/v2/assets/events?source_dag_id=announced")["asset_events"]
     return list(found)
+
+
+def test_a_publish_of_many_tables_is_shown_as_done_and_if_airflow_has_lost_that_clearing_is_enough(
+    flows: Callable[[str], FlowFolder],
+) -> None:
+    folder = flows("many_tables")
+    client = folder.client
+    folder.write(MANY)
+
+    # Success and events are one request; if it takes too long, Airflow repeats it while the first one is at work.
+    run = client.trigger("many_tables")
+    assert client.wait_run("many_tables", run, timeout=240)["state"] == "success"
+    (instance,) = client.task_instances("many_tables", run)
+    assert instance["try_number"] == 1
+    count = "select count(*) from information_schema.tables where table_schema = 'many_stage'"
+    assert folder.query(count) == [(200,)]
+
+    client.set_task_state("many_tables", run, "many_tables", "failed")
+    client.clear("many_tables", run, ["many_tables"])
+    assert client.wait_run("many_tables", run, timeout=240)["state"] == "success"
+    assert folder.live() == {"many_stage": 1}
+    assert "everything is valid" in client.log("many_tables", run, "many_tables", try_number=2)

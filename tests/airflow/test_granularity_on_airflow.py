@@ -109,3 +109,23 @@ def test_first_unchanged_failing_and_cleared(flows: Callable[[str], FlowFolder])
     log = client.log("coarse", failing, "clean", try_number=2)
     assert "clean.beside: valid" in log
     assert "Step 2 of 3: clean.beside" in log
+
+
+def test_a_run_that_asks_for_it_has_one_process_for_each_stage(flows: Callable[[str], FlowFolder]) -> None:
+    folder = flows("asked")
+    client = folder.client
+    text = COARSE.replace("VERSION", "1").replace("BODY", "pass")
+    folder.write(text.replace('Flow("coarse", airflow={"granularity": "stage"})', 'Flow("asked")'))
+    begins = {f"{stage}.begin_transaction" for stage in ("raw", "clean", "out")}
+
+    run = client.trigger("asked", {"granularity": "stage"})
+    assert client.wait_run("asked", run, timeout=240)["state"] == "success"
+    tasks = {task["task_id"]: task for task in client.task_instances("asked", run)}
+    assert {node for node, task in tasks.items() if task["try_number"] > 0} == begins
+    assert {node for node, task in tasks.items() if task["state"] == "skipped"} == tasks.keys() - begins
+    assert folder.live() == {"raw": 1, "clean": 1, "out": 1}
+    folder.check_data()
+    assert "Step 1 of 3: clean.risky" in client.log("asked", run, "clean.begin_transaction")
+    told = f"/api/v2/dags/asked/dagRuns/{quote(run)}/taskInstances/clean.begin_transaction/xcomEntries"
+    tables = client.request("GET", f"{told}/return_value?deserialize=true")["value"]["tasks"]["clean.risky"]["tables"]
+    assert tables["risky"]["rows"] == 1

@@ -145,9 +145,17 @@ def test_a_publish_tells_of_the_stage_and_of_the_tables_that_changed_and_of_noth
     assert runs.stage(dag(), "raw", "same") == {}
     changed = runs.stage(dag("2", days=3), "raw", "changed")
     assert changed.keys() == {RAW, ORDERS}
+    content = changed[RAW].pop("content")
     assert changed[RAW] == {"generation": 3, "run": "airflow:shop/changed", "rows": {"orders": 3}, "removed": []}
     assert (changed[ORDERS]["generation"], changed[ORDERS]["rows"]) == (3, 3)
     assert changed[ORDERS]["content"] != first[ORDERS]["content"]
+    assert content != first[RAW]["content"]
+
+
+def test_a_stage_that_goes_back_to_what_it_held_has_the_mark_of_then(runs: Runs) -> None:
+    versions = {"first": "1", "other": "2", "again": "1"}
+    first, _, again = (runs.stage(dag(version), "raw", run) for run, version in versions.items())
+    assert again[RAW]["content"] == first[RAW]["content"]
 
 
 def test_what_a_commit_that_died_could_not_tell_its_next_try_tells(runs: Runs) -> None:

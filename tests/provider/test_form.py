@@ -127,8 +127,30 @@ def test_every_parameter_has_a_title_a_section_a_description_and_a_default(runs:
         schema = params.get_param(name).schema
         assert {"title", "section", "description_md", "type"} <= schema.keys(), name
     assert [params.get_param(name).schema["section"] for name in params] == [
-        *("Run", "Run", "Run", "Selection", "Selection", "Cache", "Cache", "Cache")
+        *("Run", "Run", "Run", "Run", "Selection", "Selection", "Cache", "Cache", "Cache")
     ]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "stages", "offered"),
+    [
+        ("task", ["raw", "mart"], ["as built", "stage", "flow"]),
+        ("task", ["raw", "beside"], ["as built", "stage"]),
+        ("stage", ["raw", "mart"], None),
+        ("flow", ["raw", "mart"], None),
+    ],
+)
+def test_a_run_may_ask_for_larger_operators_than_those_that_the_dag_has(
+    granularity: str, stages: list[str], offered: list[str] | None
+) -> None:
+    with Flow("shop", airflow={"granularity": granularity}) as built:
+        with Stage(stages[0]):
+            first = materialize(int)()
+        with Stage(stages[1]):
+            materialize(float)(*([first] if stages[1] == "mart" else []))
+    built.file = None
+    params = compile_dag(built, {}).params
+    assert (params.get_param("granularity").schema["enum"] if "granularity" in params else None) == offered
 
 
 @pytest.mark.usefixtures("configured")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped, TaskDeferred
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,12 +194,19 @@ class Events(dict[Any, Any]):
 class Shop:
     """A flow in a folder of its own; what Airflow's scheduler does with its operators is done here, in this process."""
 
-    def __init__(self, home: Path, granularity: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, home: Path, granularity: dict[str, Any], monkeypatch: pytest.MonkeyPatch, conf: dict[str, str]
+    ) -> None:
         self.home, self.granularity, self.monkeypatch, self.runs = home, granularity, monkeypatch, 0
+        #: What every run is asked for.
+        self.conf = conf
         home.mkdir()
         self.states: dict[str, str] = {}
         self.errors: dict[str, Exception] = {}
         self.uris: set[str] = set()
+        self.pushed: dict[str, dict[str, Any]] = {}
+        #: What the user adds to the DAG.
+        self.extend: Callable[[Any], object] = lambda dag: None
 
     def dag(self, version: str, broken: bool) -> Any:
         import polars as pl
@@ -232,7 +240,9 @@ class Shop:
             with Stage("other"):
                 copied("other", table)
         flow.file = None
-        return compile_dag(flow, {})
+        compiled = compile_dag(flow, {})
+        self.extend(compiled)
+        return compiled
 
     def run(self, version: str, *, broken: bool = False, **conf: Any) -> None:
         self.runs += 1
@@ -247,7 +257,7 @@ class Shop:
 
     def advance(self, dag: Any, conf: dict[str, Any]) -> None:
         self.monkeypatch.setenv("PIPEDAG_HOME", str(self.home))
-        params, self.errors = dag.params.dump() | conf, {}
+        params, self.errors = dag.params.dump() | self.conf | conf, {}
         for operator in dag.topological_sort():
             if operator.task_id in self.states:
                 continue
@@ -258,6 +268,7 @@ class Shop:
     def execute(self, operator: Any, params: dict[str, Any]) -> str:
         events = Events()
         instance = Instance(operator.task_id, f"run_{self.runs}", self.states)
+        self.pushed[operator.task_id] = instance.pushed
         try:
             operator.execute({"ti": instance, "params": params, "outlet_events": events})
         except DownstreamTasksSkipped as signal:
@@ -296,12 +307,12 @@ class Shop:
         return {"tables": tables, "executed": executed, "hashes": hashes}
 
 
-def history(home: Path, granularity: dict[str, Any]) -> tuple[list[dict[str, Any]], Shop]:
+def history(home: Path, granularity: dict[str, Any], conf: dict[str, str]) -> tuple[list[dict[str, Any]], Shop]:
     """Run a flow for the first time, unchanged, broken and mended and cleared, and in parts; look at it each time."""
     seen = []
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
-        shop = Shop(home, granularity, monkeypatch)
+        shop = Shop(home, granularity, monkeypatch, conf)
         steps: list[Callable[[], None]] = [
             lambda: shop.run("1"),
             lambda: shop.run("1"),
@@ -318,19 +329,22 @@ def history(home: Path, granularity: dict[str, Any]) -> tuple[list[dict[str, Any
 
 @pytest.fixture(scope="module")
 def by_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Shop]:
-    return history(tmp_path_factory.mktemp("tasks") / "home", {})
+    return history(tmp_path_factory.mktemp("tasks") / "home", {}, {})
 
 
 @pytest.mark.parametrize(
-    "granularity",
-    [{"flow": STAGE}, {"flow": FLOW}, {"inner": STAGE}],
-    ids=["stages", "flow", "a nested stage"],
+    ("granularity", "conf"),
+    [({"flow": STAGE}, {}), ({"flow": FLOW}, {}), ({"inner": STAGE}, {}), ({}, STAGE), ({}, FLOW)],
+    ids=["stages", "flow", "a nested stage", "stages by the form", "flow by the form"],
 )
 def test_results_cache_and_publishes_are_those_of_an_operator_for_each_task(
-    tmp_path: Path, by_tasks: tuple[list[dict[str, Any]], Shop], granularity: dict[str, Any]
+    tmp_path: Path,
+    by_tasks: tuple[list[dict[str, Any]], Shop],
+    granularity: dict[str, Any],
+    conf: dict[str, str],
 ) -> None:
     expected, one_by_one = by_tasks
-    found, shop = history(tmp_path / "home", granularity)
+    found, shop = history(tmp_path / "home", granularity, conf)
     for step, (then, now) in enumerate(zip(expected, found, strict=True)):
         assert now == then, f"step {step}"
     assert [seen["successful"] for seen in expected] == [True, True, False, True, True, True]
@@ -344,7 +358,7 @@ def test_results_cache_and_publishes_are_those_of_an_operator_for_each_task(
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
-    return Shop(tmp_path / "home", {"flow": FLOW}, monkeypatch)
+    return Shop(tmp_path / "home", {"flow": FLOW}, monkeypatch, {})
 
 
 def test_an_operator_that_fails_names_what_failed_what_did_not_run_and_what_is_not_published(
@@ -408,7 +422,7 @@ def test_while_a_stage_is_busy_it_waits_without_a_process_and_goes_on_with_what_
 
 def test_what_is_not_selected_at_all_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
-    shop = Shop(tmp_path / "home", {"flow": STAGE}, monkeypatch)
+    shop = Shop(tmp_path / "home", {"flow": STAGE}, monkeypatch, {})
     shop.run("1", select="stage:raw")
     assert shop.states == {"raw": "success", "clean": "skipped", "mart": "skipped", "other": "skipped"}
     shop.run("1", dry_run=True)
@@ -423,8 +437,113 @@ def test_what_was_marked_as_done_is_named_as_airflow_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, granularity: dict[str, Any], marked: str, follower: str
 ) -> None:
     monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
-    shop = Shop(tmp_path / "home", granularity, monkeypatch)
+    shop = Shop(tmp_path / "home", granularity, monkeypatch, {})
     shop.states = {"raw": "success", marked: "success"}
     shop.advance(shop.dag("1", broken=False), {})
     step = follower if granularity else f"{follower}.begin_transaction"
     assert f"Airflow shows {marked} as done" in str(shop.errors[step])
+
+
+# --- larger operators for one run -----------------------------------------------------------------------------------
+
+
+BEGINS = {f"{stage}.begin_transaction" for stage in ("raw", "clean", "mart", "other")}
+
+
+def asked(home: Path, monkeypatch: pytest.MonkeyPatch, conf: dict[str, str], **granularity: dict[str, Any]) -> Shop:
+    monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
+    return Shop(home, granularity, monkeypatch, conf)
+
+
+@pytest.mark.parametrize(("conf", "begins"), [(STAGE, BEGINS), (FLOW, {"raw.begin_transaction"})])
+def test_a_begin_that_runs_all_skips_what_it_has_done_and_tells_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: dict[str, str], begins: set[str]
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, conf)
+    shop.run("1")
+    assert {node for node, state in shop.states.items() if state == "success"} == begins
+    assert set(shop.states.values()) == {"success", "skipped"}
+    told = shop.pushed["raw.begin_transaction"]
+    assert told["decisions"]["raw"]["tasks"] == {"raw.orders": "runs (first_run)"}
+    assert told["return_value"]["tasks"]["raw.orders"]["tables"]["orders"]["rows"] == 2
+    assert shop.uris > {"pipedag://pipeline/__any__/inner/nested", "pipedag://pipeline/__any__/other"}
+
+
+def test_a_task_that_fails_in_a_begin_is_its_failure_and_what_follows_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, STAGE)
+    shop.run("1", broken=True)
+    assert {node for node, state in shop.states.items() if state == "failed"} == {"clean.begin_transaction"}
+    failed = {node for node, state in shop.states.items() if state == "upstream_failed"}
+    assert failed > {"clean.rates", "inner.begin_transaction", "clean.commit_transaction", "mart.begin_transaction"}
+    assert shop.states["other.begin_transaction"] == "success"
+    error = shop.errors["clean.begin_transaction"]
+    assert "clean.begin_transaction: failed: clean.rates (ZeroDivisionError: on purpose)" in str(error)
+
+
+@pytest.mark.parametrize(("retries", "kind"), [(0, AirflowFailException), (1, FailedNodesError)])
+def test_a_task_that_fails_in_a_begin_is_tried_again_as_often_as_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retries: int, kind: type[Exception]
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, STAGE, clean={"retries": retries})
+    shop.run("1", broken=True)
+    assert type(shop.errors["clean.begin_transaction"]) is kind
+
+
+@pytest.mark.parametrize("version", ["1", "2"], ids=["valid", "made anew"])
+def test_what_operators_of_the_users_own_wait_for_ends_as_a_success_without_being_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, STAGE)
+
+    def mail(dag: Any) -> None:
+        sent = EmptyOperator(task_id="mail", dag=dag)
+        sent.set_upstream([dag.get_task(node) for node in ("raw.orders", "inner.copied", "clean.commit_transaction")])
+
+    shop.run("1")
+    shop.extend = mail
+    shop.run(version)
+    for node in ("raw.orders", "inner.copied", "clean.commit_transaction", "mail"):
+        assert shop.states[node] == "success"
+    assert shop.states["clean.rates"] == "skipped"
+    assert shop.seen()["executed"] == ({"raw.orders", "clean.rates"} | COPIES if version == "2" else set())
+    number = 1 if version == "1" else 2
+    with PipedagConfig.find(None).get().table_store.transaction() as transaction:
+        assert {stage.live for stage in transaction.metadata.all_stages()} == {number}
+
+
+COPIES = {"clean.copied", "inner.copied", "clean.copied__2", "mart.copied", "other.copied"}
+
+
+def test_a_begin_does_not_run_what_is_to_wait_for_operators_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, STAGE)
+    shop.extend = lambda dag: EmptyOperator(task_id="ask", dag=dag).set_downstream(dag.get_task("mart.copied"))
+    monkeypatch.setenv("PIPEDAG_HOME", str(shop.home))
+    dag = shop.dag("1", broken=False)
+    assert shop.execute(dag.get_task("mart.begin_transaction"), dag.params.dump() | STAGE) == "failed"
+    assert "mart.copied waits for ask, an operator of your own" in str(shop.errors["mart.begin_transaction"])
+
+
+def test_a_begin_that_runs_all_waits_without_a_process_and_goes_on_with_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, FLOW)
+    monkeypatch.setenv("PIPEDAG_HOME", str(shop.home))
+    monkeypatch.setattr(Instance, "get_dagrun_state", lambda *_: "running")
+    config = PipedagConfig.find(None).get()
+    holder = Owner.of_run("airflow:another/run")
+    config.lock_manager.acquire("mart", holder, seconds=600)
+    dag, node = shop.dag("1", broken=False), "raw.begin_transaction"
+    context: Any = {"ti": Instance(node, "run_0", {}), "params": dag.params.dump() | FLOW, "outlet_events": Events()}
+    with pytest.raises(TaskDeferred) as deferred:
+        dag.get_task(node).execute(context)
+    assert deferred.value.trigger.stage == "mart"
+    config.lock_manager.release("mart", holder)
+    event = {"stage": "mart", "since": deferred.value.trigger.since}
+    with pytest.raises(DownstreamTasksSkipped):
+        shop.dag("1", broken=False).get_task(node).execute_again(context, event, **deferred.value.kwargs)
+    assert context["ti"].pushed["decisions"].keys() == {"mart", "other"}
+    config.table_store.dispose()
