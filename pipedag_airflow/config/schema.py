@@ -232,6 +232,7 @@ AIRFLOW = Keys(
         "owner_links": _MAP,
         "params": _MAP,
         "schedule": _ANY,
+        "split": _words("stage"),
         "start_date": _DATE,
         "tags": _TEXTS,
         **{key: Names(node) for key, node in AIRFLOW_NAMED.items()},

@@ -119,9 +119,14 @@ def test_the_address_alone_is_the_asset() -> None:
 def test_the_dag_declares_what_a_stage_reads_and_through_what_it_tells(runs: Runs) -> None:
     tasks = {task.task_id: task for task in dag().tasks}
     assert tasks["mart.begin_transaction"].inlets == [asset("raw")]
-    for stage in ("raw", "mart"):
-        for step in ("begin", "commit"):
-            assert tasks[f"{stage}.{step}_transaction"].outlets == [stage_alias(stage, "pipeline")]
+    raw, mart = (stage_alias(stage, "pipeline") for stage in ("raw", "mart"))
+    outlets = {name: task.outlets for name, task in tasks.items() if name.endswith("_transaction")}
+    assert outlets == {
+        "raw.begin_transaction": [raw, mart],  # a run may ask it to do all
+        "raw.commit_transaction": [raw],
+        "mart.begin_transaction": [mart],
+        "mart.commit_transaction": [mart],
+    }
 
 
 def test_a_flow_may_be_scheduled_on_assets_by_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import (
     ParamValidationError,
 )
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from test_dag_structure import call
 
 from pipedag_airflow import Flow, Stage, Table, materialize
 from pipedag_airflow.config import CacheValidationMode
@@ -145,9 +146,9 @@ def test_a_run_may_ask_for_larger_operators_than_those_that_the_dag_has(
 ) -> None:
     with Flow("shop", airflow={"granularity": granularity}) as built:
         with Stage(stages[0]):
-            first = materialize(int)()
+            first = call("first")
         with Stage(stages[1]):
-            materialize(float)(*([first] if stages[1] == "mart" else []))
+            call("second", *([first] if stages[1] == "mart" else []))
     built.file = None
     params = compile_dag(built, {}).params
     assert (params.get_param("granularity").schema["enum"] if "granularity" in params else None) == offered

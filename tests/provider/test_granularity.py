@@ -542,7 +542,7 @@ def test_a_begin_that_runs_all_waits_without_a_process_and_goes_on_with_what_is_
         dag.get_task(node).execute(context)
     assert deferred.value.trigger.stage == "mart"
     config.lock_manager.release("mart", holder)
-    event = {"stage": "mart", "since": deferred.value.trigger.since}
+    event = {"stage": "mart", "since": deferred.value.trigger.since, "trouble": None}
     with pytest.raises(DownstreamTasksSkipped):
         shop.dag("1", broken=False).get_task(node).execute_again(context, event, **deferred.value.kwargs)
     assert context["ti"].pushed["decisions"].keys() == {"mart", "other"}

@@ -170,7 +170,7 @@ def test_every_key_is_an_argument_that_airflow_knows() -> None:
     newest = {"retry_policy"}  # not in the oldest release
     assert TASK_KEYS - {"docs_url"} - newest <= operator
     dag = inspect.signature(DAG.__init__).parameters.keys()
-    assert FLOW_KEYS - OPERATOR_KEYS - {"granularity", "instance"} <= dag
+    assert FLOW_KEYS - OPERATOR_KEYS - {"granularity", "instance", "split"} <= dag
 
 
 def test_a_serialised_task_has_its_links_and_fields_but_no_parameters(
