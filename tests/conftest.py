@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,15 +28,25 @@ if TYPE_CHECKING:
 
 
 class FileScheduling(LoadScopeScheduling):
-    """The tests of a file run in one process, as they share what they set up; so do all tests of the one Airflow.
+    """The tests of a file run in one process, as they share what they set up.
 
-    Those on workers of Celery have an Airflow of their own.
+    Those on Airflow mostly wait: they are two halves, which have an Airflow each and are begun first.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        on_the_one_airflow = file.startswith("tests/airflow/") and file != "tests/airflow/test_celery_on_airflow.py"
-        return "tests/airflow" if on_the_one_airflow else file
+        if not file.startswith("tests/airflow/"):
+            return file
+        return "tests/airflow: what is done to runs" if Path(file).stem in WHAT_IS_DONE_TO_RUNS else "tests/airflow"
+
+
+WHAT_IS_DONE_TO_RUNS = {
+    "test_celery_on_airflow",
+    "test_circles_on_airflow",
+    "test_contention_on_airflow",
+    "test_operations_on_airflow",
+    "test_restarts_on_airflow",
+}
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:

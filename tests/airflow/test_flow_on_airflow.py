@@ -525,3 +525,64 @@ def test_what_is_wrong_at_run_time_is_in_the_log_of_the_step(flows: Callable[[st
     assert folder.client.wait_run("bad_luck", run_id)["state"] == "failed"
     log = folder.client.log("bad_luck", run_id, "stage.begin_transaction")
     assert "environment variable NOT_SET_ANYWHERE is not set" in log
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+from pipedag_airflow import Flow
+
+Path("STARTED").touch()
+time.sleep(600)
+"""
+
+QUICK = """
+from pathlib import Path
+
+from pipedag_airflow import Flow, Stage, materialize
+
+calls = Path("CALLS")
+
+
+@materialize(
+    version="1",
+    airflow={"retries": 3, "retry_delay": 1, "retry_exponential_backoff": True, "max_retry_delay": 2},
+)
+def flaky():
+    with calls.open("a") as told:
+        told.write("call\\n")
+    if calls.read_text().count("call") < 3:
+        raise ZeroDivisionError("on purpose")
+    return 1
+
+
+@materialize(version="1")
+def firm():
+    return 2
+
+
+with Flow("quick") as flow, Stage("quick"):
+    flaky()
+    firm()
+"""
+
+
+def test_a_slow_module_does_not_keep_a_flow_from_running_whose_tasks_have_retries_of_their_own(
+    flows: Callable[[str], FlowFolder],
+) -> None:
+    folder = flows("quick")
+    slow = folder.folder / "slow.py"
+    slow.write_text(SLOW.replace("STARTED", str(folder.data / "started")))
+    while not (folder.data / "started").exists():
+        assert not folder.client.import_errors()
+    folder.write(QUICK.replace("CALLS", str(folder.data / "calls")))
+
+    run = folder.run()
+
+    assert run.state == "success"
+    tries = {node: (task["try_number"], task["max_tries"]) for node, task in run.tasks.items() if "_tr" not in node}
+    assert tries == {"quick.flaky": (3, 3), "quick.firm": (1, 0)}
+    assert "Timeout" in folder.wait_import_error("quick/slow.py"), "Airflow ends what takes too long"
+    slow.unlink()
+    folder.wait_no_import_errors()
