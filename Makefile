@@ -35,7 +35,8 @@ lint: $(STAMP) ## check style, format, types and the direction of imports
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## run the benchmarks
-	@set -e; for file in bench/*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+	@failed=; for file in bench/*.py; do echo "$$file"; $(BIN)/python "$$file" || failed="$$failed $$file"; done; \
+	  [ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
 
 clean: ## delete .venv, caches and the demo's folder
 	rm -rf .venv .bench .airflow-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,4 +1,4 @@
-"""How long readers wait for a publish: python bench/publish.py [read_views | schema_swap].
+"""How long readers wait for a publish, with either technique: python bench/publish.py.
 
 A stage of 100 small tables, all of them new in each of several generations, on PostgreSQL, while a reader in a process
 of its own counts the rows of one table after the other. What counts is the longest query that overlaps a publish;
@@ -64,8 +64,15 @@ def longest(queries: list[tuple[float, float]], start: float, end: float) -> flo
     return max(seconds for begun, seconds in queries if begun < end and begun + seconds > start) * 1000
 
 
-def main(technique: str = "read_views") -> int:
-    """Print the table."""
+def main() -> int:
+    """Print a table for each technique."""
+    for technique in ("schema_swap", "read_views"):
+        measure(technique)
+    return 0
+
+
+def measure(technique: str) -> None:
+    """Print the table of a technique."""
     with server() as postgres, postgres.database() as url:
         config = configuration(OURS, url, technique)
         published(config, 0)
@@ -82,8 +89,7 @@ def main(technique: str = "read_views") -> int:
     print("                                 median    maximum")
     for what, values in (("publish", took), ("longest query during it", waited), ("longest query before it", before)):
         print(f"  {what:26} {median(values):10.1f} {max(values):10.1f}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

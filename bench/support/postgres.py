@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a benchmark, and what it says of itself."""
+"""A PostgreSQL server for a benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipedag_airflow.testing.postgres import postgres_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Server", "connect", "database_bytes", "server", "wal_bytes"]
+__all__ = ["Server", "connect", "server"]
 
 
 class Server:
@@ -38,15 +38,3 @@ def server() -> Iterator[Server]:
 def connect(url: str) -> psycopg.Connection:
     """Open a connection without a transaction."""
     return psycopg.connect(url.replace("+psycopg2", ""), autocommit=True)
-
-
-def wal_bytes(url: str) -> int:
-    """Return how much the server has written to its log so far."""
-    with connect(url) as connection:
-        return int(connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").fetchone()[0])
-
-
-def database_bytes(url: str) -> int:
-    """Return the size of a database."""
-    with connect(url) as connection:
-        return int(connection.execute("SELECT pg_database_size(current_database())").fetchone()[0])

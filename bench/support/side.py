@@ -53,13 +53,13 @@ def package(side: str) -> Any:
     return importlib.import_module(side)
 
 
-def configuration(side: str, url: str, technique: str = "read_views") -> Any:
+def configuration(side: str, url: str, technique: str = "schema_swap") -> Any:
     """Return a configuration that differs between the sides by the name of the package.
 
     Args:
         side: The package.
         url: The database.
-        technique: How stages are published.
+        technique: How stages are published; by default as both packages do it on PostgreSQL if nothing is said.
     """
     folder = tempfile.mkdtemp(prefix="pipedag_bench_")
     settings = {

@@ -85,19 +85,22 @@ _REFERENCE = """
 """
 
 
-def product_named(package: str, python: str | None) -> Product:
+def product_named(package: str, python: str | None, *, available: bool = False) -> Product:
     """Return what is known of a package.
 
     Args:
         package: ``pipedag_airflow``, or another one with the API and the metadata of pydiverse.pipedag.
         python: The interpreter that has it; by default this one.
+        available: Whether a publish goes on at once where readers hold what it replaces.
     """
     python = python or sys.executable
     if package != "pipedag_airflow":
         return Product(package, python, _REFERENCE)
     from pipedag_airflow.run.publish import STEPS
 
-    settings = {"lease_seconds": LEASE_SECONDS, "generations_to_keep": 3}
+    settings: dict[str, Any] = {"lease_seconds": LEASE_SECONDS, "generations_to_keep": 3}
+    if available:
+        settings |= {"commit_consistency": "available", "commit_wait_seconds": 0}
     steps = (f"publish.{step.__name__}" for step in STEPS)
     crash_points = ("begin.opened", "begin.decided", "execute.materialized", "execute.before_store", "execute.stored")
     return Product(package, python, _OURS, settings, _OUR_MODULES, (*crash_points, *steps, "publish.committed"))

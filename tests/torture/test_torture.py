@@ -35,6 +35,21 @@ def on_duckdb() -> Iterator[Torture]:
         yield torture
 
 
+@pytest.fixture(scope="module", params=["read_views", "available"])
+def on_postgres_otherwise(postgres: object, request: pytest.FixtureRequest) -> Iterator[Torture]:
+    """By views, and by tables without waiting for readers."""
+    del postgres
+    available = request.param == "available"
+    product = product_named("pipedag_airflow", None, available=available)
+    with Torture(product, "postgres", "schema_swap" if available else "read_views", SEED) as torture:
+        yield torture
+
+
+@pytest.mark.parametrize("name", ["one-statement", "long-readers", "crash-points"])
+def test_on_postgres_it_is_the_same_however_stages_are_published(on_postgres_otherwise: Torture, name: str) -> None:
+    play(on_postgres_otherwise, next(case for case in CASES if case.name == name))
+
+
 @cases("postgres")
 def test_on_postgres_readers_see_what_was_published_and_nothing_else(on_postgres: Torture, case: Case) -> None:
     play(on_postgres, case)

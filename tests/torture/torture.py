@@ -155,13 +155,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0, help="for all cases of a database together")
     parser.add_argument("--database", choices=["postgres", "duckdb"], action="append", help="by default both")
     parser.add_argument("--technique", help="the stage_commit_technique; by default that of the database")
+    parser.add_argument("--available", action="store_true", help="publish with commit_consistency: available")
     parser.add_argument("--case", choices=[case.name for case in CASES], action="append", help="by default all")
     parser.add_argument("--package", default="pipedag_airflow", help="the package that publishes")
     parser.add_argument("--python", help="the interpreter that has it; by default this one")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is left to chance")
     arguments = parser.parse_args()
 
-    product = product_named(arguments.package, arguments.python)
+    product = product_named(arguments.package, arguments.python, available=arguments.available)
     bad = 0
     for database in arguments.database or ["postgres", "duckdb"]:
         technique = arguments.technique or ("schema_swap" if database == "postgres" else "read_views")
