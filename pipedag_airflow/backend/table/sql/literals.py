@@ -15,7 +15,10 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.sql import visitors
 
-__all__ = ["printable"]
+__all__ = ["in_message", "printable"]
+
+#: A log is read by people: no more characters of a statement are shown.
+_SHOWN = 4_000
 
 _CASTED = (sa.Date, sa.DateTime, sa.Time, sa.Interval, sa.Uuid, sa.Float, sa.Double)
 
@@ -69,3 +72,11 @@ def _text(value: Any) -> str | None:
     if isinstance(value, uuid.UUID) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     return None
+
+
+def in_message(statement: str) -> str:
+    """Return a statement as it is shown in a message: of a very long one the beginning, and how long it is."""
+    text = statement.strip()
+    if len(text) <= _SHOWN:
+        return f"\nThe statement:\n{text}"
+    return f"\nThe statement, of which these are the first {_SHOWN:,} of {len(text):,} characters:\n{text[:_SHOWN]}"

@@ -18,6 +18,7 @@ from pipedag_airflow.backend.table.sql.check import check_database
 from pipedag_airflow.backend.table.sql.connection_url import connection_scheme, server_url
 from pipedag_airflow.backend.table.sql.details import MaterializationDetails
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
+from pipedag_airflow.backend.table.sql.literals import in_message
 from pipedag_airflow.backend.table.sql.reading import StoreReading
 from pipedag_airflow.backend.table.sql.schemas import StoreSchemas
 from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
@@ -216,7 +217,7 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
                 yield transaction
                 self.probe(connection)
         except sa.exc.DBAPIError as error:
-            statement = f"\nThe statement:\n{error.statement}" if error.statement else ""
+            statement = in_message(error.statement) if error.statement else ""
             kind = TableBusyError if self.is_busy(error) else StoreError
             raise kind(
                 f"The database {self.address} refused, and nothing of the transaction was stored: "

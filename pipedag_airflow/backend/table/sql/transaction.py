@@ -19,6 +19,7 @@ from pipedag_airflow.backend.table.sql.facts import Column, ObjectType, ScriptFa
 from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
+from pipedag_airflow.backend.table.sql.literals import in_message
 from pipedag_airflow.backend.table.sql.names import is_marked, shortened
 from pipedag_airflow.backend.table.sql.nullability import columns_without_null
 from pipedag_airflow.core.containers import View
@@ -238,7 +239,7 @@ class SQLTransaction:
         before = {*self.objects([schema]), *self.definitions([schema])}
         for number, statement in enumerate(statements, start=1):
             which = f"Statement {number} of {len(statements)} of the script of task {task!r}"
-            shown = f"\nThe statement:\n{statement.strip()}"
+            shown = in_message(statement)
             if _controls_transaction(statement):
                 raise StoreError(
                     f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it.{shown}"
