@@ -1,9 +1,10 @@
 """What runs on a real Airflow take at each granularity: python bench/airflow_runs.py [flights many huge].
 
-The flights flow and a flow of 200 short queries run at each granularity, a first time and a second time with nothing
-changed, and a flow of 2,000 at granularity stage. LocalAirflow as it is, flows on PostgreSQL. Wall time from the start
-of the run to its end, as Airflow shows them, and the number of processes that it started for tasks. Wall times depend
-on how busy the machine is, and its load is printed with them; the processes do not.
+The flights flow and a flow of 200 short queries run at each granularity, and split into a DAG for each stage, a first
+time and a second time with nothing changed; a flow of 2,000 at granularity stage, and split. LocalAirflow and the flows
+on PostgreSQL. Wall time from the start of the run to its end, as Airflow shows them, and the number of processes that
+it started for tasks. Wall times depend on how busy the machine is, and its load is printed with them; the processes do
+not.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import sys
 import tempfile
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from support.postgres import server
 
-from pipedag_airflow.testing.airflow import LocalAirflow
+from pipedag_airflow.testing.airflow import AirflowRequestError, LocalAirflow
 
 _ROOT = Path(__file__).parents[1]
 _YAML = """
@@ -36,14 +38,14 @@ instances:
       class: pipedag_airflow.backend.lock.DatabaseLockManager
     orchestration:
       class: pipedag_airflow.engine.SequentialEngine
-    airflow: {{granularity: {granularity}}}
+    airflow: {{{setting}}}
 """
-_EACH = ("task", "stage", "flow")
+_EACH = ("task", "stage", "flow", "split")
 #: The granularities of each flow, and its stages and tasks of each.
 FLOWS: dict[str, tuple[tuple[str, ...], int, int]] = {
     "flights": (_EACH, 0, 0),
     "many": (_EACH, 4, 50),
-    "huge": (("stage",), 20, 100),
+    "huge": (("stage", "split"), 20, 100),
 }
 
 
@@ -64,28 +66,49 @@ def run(airflow: LocalAirflow, dag_id: str) -> tuple[float, int]:
     """
     run_id = airflow.client.trigger(dag_id)
     over: dict[str, Any] = airflow.client.wait_run(dag_id, run_id, timeout=3600)
-    tasks = airflow.client.task_instances(dag_id, run_id)
+    tasks = [task for dag in parts(airflow, dag_id) for task in tasks_of(airflow, dag, run_id)]
     if over["state"] != "success":
-        failed = next(task for task in tasks if task["state"] == "failed")
-        log = airflow.client.log(dag_id, run_id, failed["task_id"], try_number=failed["try_number"])
+        failed = next(task for task in reversed(tasks) if task["state"] == "failed")
+        log = airflow.client.log(failed["dag_id"], run_id, failed["task_id"], try_number=failed["try_number"])
         raise RuntimeError(f"The run of {dag_id} is {over['state']}: {failed['task_id']}\n{log[-5000:]}")
     begin, end = (datetime.fromisoformat(over[key]) for key in ("start_date", "end_date"))
     started = [task for task in tasks if task["try_number"] > 0]
     return (end - begin).total_seconds(), len(started)
 
 
+def parts(airflow: LocalAirflow, dag_id: str) -> list[str]:
+    """Return the ids of a flow's DAG and of those of its stages, if it is split."""
+    return [dag_id, *(dag["dag_id"] for dag in airflow.client.dags() if dag["dag_id"].startswith(f"{dag_id}."))]
+
+
+def tasks_of(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+    """Return the task instances of a run; none if the DAG has no such run."""
+    try:
+        return airflow.client.task_instances(dag_id, run_id)
+    except AirflowRequestError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return []
+        raise
+
+
 def main(flows: list[str]) -> int:
     """Print the table."""
     print("                             first run        unchanged run")
     print("                          seconds processes  seconds processes  load")
-    with tempfile.TemporaryDirectory() as folder, server() as postgres, LocalAirflow(f"{folder}/airflow") as airflow:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server() as postgres,
+        postgres.database() as own,
+        LocalAirflow(f"{folder}/airflow", database_url=own.replace("+psycopg2", "+psycopg")) as airflow,
+    ):
         for flow in flows or FLOWS:
             for granularity in FLOWS[flow][0]:
                 name = f"{flow}_{granularity}"
                 with postgres.database() as url:
                     place = airflow.dags_folder / name
                     place.mkdir()
-                    yaml = _YAML.format(name=name, url=url, folder=place, granularity=granularity)
+                    setting = "split: stage" if granularity == "split" else f"granularity: {granularity}"
+                    yaml = _YAML.format(name=name, url=url, folder=place, setting=setting)
                     (place / "pipedag.yaml").write_text(yaml)
                     (place / f"{name}.py").write_text(text_of(flow, name))
                     airflow.client.wait_dag(name, timeout=300)
