@@ -57,12 +57,13 @@ def test_2_5_and_10_10_valid_tables_are_shown_beside_those_that_are_made_anew_ho
 @pytest.mark.parametrize(
     ("options", "calls"),
     [
+        ({}, [2, 2]),
         ({"version": "1"}, [2, 0]),
         ({"version": "1", "cache": lambda: 1}, [2, 0]),
         # The function of a lazy task is called wherever it stands, to see its query; the table is made once.
         ({"lazy": True}, [3, 3]),
     ],
-    ids=["version", "cache function", "lazy"],
+    ids=["no version", "version", "cache function", "lazy"],
 )
 def test_10_7_the_same_call_is_one_in_a_stage_and_another_one_in_another_stage(
     project: Project, options: dict[str, Any], calls: list[int]
