@@ -4,8 +4,6 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Tests run on the oldest supported PostgreSQL, too.
 OLDEST_POSTGRES := .venv/postgres-14/bin/initdb
-# One more than there are processors: tests on Airflow mostly wait.
-PROCESSES ?= $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo airflow test torture lint bench clean
@@ -23,7 +21,7 @@ airflow: $(STAMP) ## run a local Airflow on the example flows, until Ctrl-C
 
 test: $(STAMP) $(OLDEST_POSTGRES) ## run all tests, on all processors; what could not be run is listed at the end, with its reason
 	@.ci/packages
-	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --no-loadscope-reorder $(ARGS)
 
 torture: $(STAMP) ## publish, read and kill, and count what readers see that they must not: ARGS="--minutes 60"
 	$(BIN)/python tests/torture/torture.py $(ARGS)
