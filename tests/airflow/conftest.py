@@ -208,7 +208,8 @@ class FlowFolder:
         """Ask the database as a reader does who knows nothing of us, as soon as no other process has the file."""
         import duckdb
 
-        url = sa.make_url(self.config().config_dict["table_store"]["args"]["url"])
+        # A connection of Airflow's in its place is that of a DuckDB file.
+        url = sa.make_url(self.config().config_dict["table_store"]["args"].get("url", "duckdb://"))
         if url.get_backend_name() != "duckdb":
             with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
                 return [tuple(row) for row in connection.execute(sa.text(sql))]

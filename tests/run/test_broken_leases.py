@@ -167,5 +167,5 @@ def test_a_local_run_takes_over_from_a_dag_run_that_is_over(locking: Project, mo
     deleted = session_of(locking, flow, "airflow:chain/deleted")
     begin(deleted, "first")
     execute(deleted, "first.one")
-    monkeypatch.setattr(launch, "_SILENT", 0)
+    monkeypatch.setattr("pipedag_airflow.backend.lock.lease._SILENT", 0)
     assert locking.executed(flow) == ["two"]

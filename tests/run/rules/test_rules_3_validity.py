@@ -66,10 +66,10 @@ def test_3_2_and_10_1_consumers_follow_a_table_that_is_made_anew_and_a_literal_t
 
         with Flow(flow_name) as flow:
             with Stage("source"):
-                sources = table(), value(), query()
+                sources = {"table": table(), "value": value(), "query": query()}
             with Stage("use"):
-                for source in sources:
-                    consumer(project, f"of {source.name}")(source)
+                for kind, source in sources.items():
+                    consumer(project, f"of {kind}")(source)
                 consumer(project, "of argument")(argument or {"a": [1, 2], "b": 3})
         return flow
 
