@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
@@ -34,7 +34,8 @@ class BeginTransactionOperator(StagesOperator):
     """Begins a stage: decides every task that can be decided, and skips the valid ones without a process for any.
 
     So it skips what the run does not select; of a stage of which nothing is selected, all. If the run asks for larger
-    operators than the DAG was built of, it runs the stage with all that is nested in it, or the flow, by itself.
+    operators than the DAG was built of, it runs the stage with all that is nested in it, or the flow, by itself. A
+    begin whose stage another one runs so has nothing to do, unless a user clears it by itself.
     """
 
     ui_color = "#e3f0ff"
@@ -43,7 +44,12 @@ class BeginTransactionOperator(StagesOperator):
 
     def step(self, session: RunSession, context: Context) -> None:
         """Begin the stage; raises Airflow's signal to skip tasks where there are valid or unselected ones."""
-        whole = self._whole(session.plan, RunOptions.of(context["params"]).granularity)
+        granularity = RunOptions.of(context["params"]).granularity
+        runner = self._runner(session.plan, granularity)
+        if runner != self.task_id and not self._cleared_alone(runner, context):
+            log.info("Stage %s: %s has run it; to run it anew, clear this task alone", self.stage, runner)
+            return
+        whole = self._whole(session.plan, granularity, runner)
         if whole:
             self._run(whole, session, context)
         else:
@@ -78,12 +84,34 @@ class BeginTransactionOperator(StagesOperator):
         if skip:
             raise DownstreamTasksSkipped(tasks=skip)
 
-    def _whole(self, plan: Plan, granularity: str | None) -> list[PlanStage]:
+    def _runner(self, plan: Plan, granularity: str | None) -> str:
+        """Return the begin in whose process the stage runs, if the run asks for larger operators; else itself."""
+        if granularity is None:
+            return self.task_id
+        begins = self._begins(stage.name for stage in plan.stages) if granularity == FLOW else []
+        return next(iter(begins), self._outermost(plan))
+
+    def _outermost(self, plan: Plan) -> str:
+        return self._begins((self.stage, *plan.enclosing(self.stage)))[-1]
+
+    def _begins(self, stages: Iterable[str]) -> list[str]:
+        """Return the begins of those stages that have one."""
+        return [name for name in (f"{stage}.{BEGIN_TASK}" for stage in stages) if self.dag.has_task(name)]
+
+    def _cleared_alone(self, runner: str, context: Context) -> bool:
+        """Say whether a user wants more than what the begin has done that ran the stage.
+
+        That one skips all others but those that operators of the user's own wait for, so the rest was cleared since.
+        """
+        instance: Any = context["ti"]
+        revision = instance.xcom_pull(task_ids=runner, key=REVISION)
+        return revision is None or not self._awaited(self.task_id) or self._revision(context) > revision
+
+    def _whole(self, plan: Plan, granularity: str | None, runner: str) -> list[PlanStage]:
         """Return the stages that the run wants it to run in its process; none if that is left as the DAG was built."""
-        if granularity == FLOW:
+        if granularity == FLOW and runner == self.task_id:
             return list(plan.stages)
-        around = any(self.dag.has_task(f"{name}.{BEGIN_TASK}") for name in plan.enclosing(self.stage))
-        if granularity is None or around:
+        if granularity is None or self._outermost(plan) != self.task_id:
             return []
         return [stage for stage in plan.stages if stage.name == self.stage or plan.is_inside(stage.name, self.stage)]
 
@@ -96,6 +124,7 @@ class BeginTransactionOperator(StagesOperator):
         selected = [stage for stage in stages if session.selection.of(stage)]
         if selected:
             context["ti"].xcom_push("return_value", self.run_stages(selected, session, context))
+        context["ti"].xcom_push(REVISION, self._revision(context))
         raise DownstreamTasksSkipped(tasks=[step.task_id for step in rest if not self._awaited(step.task_id)])
 
     def _refuse_if_others_come_first(self, steps: Iterable[AnyOperator]) -> None:

@@ -57,7 +57,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-#: Beside the tasks that begin skips: how often it had been cleared itself.
+#: What a begin tells of itself: how often it had been cleared, beside the tasks that it skips or after it has run all.
 REVISION = "revision"
 _OWN_RETRIES = 2
 _OWN_RETRY_DELAY = dt.timedelta(seconds=5)

@@ -166,12 +166,17 @@ def test_a_flow_of_many_operators_is_advised_to_have_fewer(
 class Instance(SimpleNamespace):
     """What the operators ask of Airflow's task instance, in a DAG run whose tasks run one after the other."""
 
-    def __init__(self, node: str, run_id: str, states: dict[str, str]) -> None:
-        super().__init__(dag_id="shop", run_id=run_id, task_id=node, try_number=1, max_tries=0, pushed={})
+    def __init__(self, node: str, run_id: str, states: dict[str, str], *, max_tries: int = 0) -> None:
+        super().__init__(dag_id="shop", run_id=run_id, task_id=node, try_number=1, max_tries=max_tries, pushed={})
         self.states = states
+        #: What others have told, by their names.
+        self.others: dict[str, dict[str, Any]] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value
+
+    def xcom_pull(self, *, task_ids: str, key: str) -> Any:
+        return self.others.get(task_ids, {}).get(key)
 
     def get_task_states(self, dag_id: str, *, run_ids: list[str], task_ids: list[str] | None = None) -> Any:
         del dag_id, task_ids
@@ -205,6 +210,8 @@ class Shop:
         self.errors: dict[str, Exception] = {}
         self.uris: set[str] = set()
         self.pushed: dict[str, dict[str, Any]] = {}
+        #: What was cleared in the run, each time.
+        self.cleared: list[str] = []
         #: What the user adds to the DAG.
         self.extend: Callable[[Any], object] = lambda dag: None
 
@@ -246,7 +253,7 @@ class Shop:
 
     def run(self, version: str, *, broken: bool = False, **conf: Any) -> None:
         self.runs += 1
-        self.states = {}
+        self.states, self.cleared, self.pushed = {}, [], {}
         self.advance(self.dag(version, broken), conf)
 
     def clear_failed(self, version: str) -> None:
@@ -254,6 +261,13 @@ class Shop:
         for node in [node for node, state in self.states.items() if "failed" in state]:
             del self.states[node]
         self.advance(self.dag(version, broken=False), {})
+
+    def clear(self, version: str, *nodes: str, **conf: Any) -> None:
+        """Let steps run again that were done."""
+        self.cleared += nodes
+        for node in nodes:
+            del self.states[node]
+        self.advance(self.dag(version, broken=False), conf)
 
     def advance(self, dag: Any, conf: dict[str, Any]) -> None:
         self.monkeypatch.setenv("PIPEDAG_HOME", str(self.home))
@@ -267,7 +281,9 @@ class Shop:
 
     def execute(self, operator: Any, params: dict[str, Any]) -> str:
         events = Events()
-        instance = Instance(operator.task_id, f"run_{self.runs}", self.states)
+        cleared = self.cleared.count(operator.task_id)
+        instance = Instance(operator.task_id, f"run_{self.runs}", self.states, max_tries=operator.retries + cleared)
+        instance.others = self.pushed
         self.pushed[operator.task_id] = instance.pushed
         try:
             operator.execute({"ti": instance, "params": params, "outlet_events": events})
@@ -280,6 +296,11 @@ class Shop:
             return "failed"
         self.uris |= {uri for event in events.values() for uri, _ in event.added}
         return "success"
+
+    def live(self) -> dict[str, int | None]:
+        """Return the generation of each stage that readers see."""
+        with PipedagConfig.find(None).get().table_store.transaction() as transaction:
+            return {stage.stage: stage.live for stage in transaction.metadata.all_stages()}
 
     def seen(self) -> dict[str, Any]:
         """Return what readers see, and what this run has executed, with the identities of all results."""
@@ -509,8 +530,7 @@ def test_what_operators_of_the_users_own_wait_for_ends_as_a_success_without_bein
     assert shop.states["clean.rates"] == "skipped"
     assert shop.seen()["executed"] == ({"raw.orders", "clean.rates"} | COPIES if version == "2" else set())
     number = 1 if version == "1" else 2
-    with PipedagConfig.find(None).get().table_store.transaction() as transaction:
-        assert {stage.live for stage in transaction.metadata.all_stages()} == {number}
+    assert set(shop.live().values()) == {number}
 
 
 COPIES = {"clean.copied", "inner.copied", "clean.copied__2", "mart.copied", "other.copied"}
@@ -547,3 +567,49 @@ def test_a_begin_that_runs_all_waits_without_a_process_and_goes_on_with_what_is_
         shop.dag("1", broken=False).get_task(node).execute_again(context, event, **deferred.value.kwargs)
     assert context["ti"].pushed["decisions"].keys() == {"mart", "other"}
     config.table_store.dispose()
+
+
+ANEW = {"cache_validation_mode": "force_cache_invalid"}
+FIRST = dict.fromkeys(("raw", "clean", "inner", "mart", "other"), 1)
+
+
+@pytest.mark.parametrize(("conf", "awaited"), [(FLOW, "mart"), (FLOW, "inner"), (STAGE, "inner")])
+def test_a_begin_that_operators_of_the_users_own_wait_for_does_not_run_again_what_another_one_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: dict[str, str], awaited: str
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, conf | ANEW)
+    begin = f"{awaited}.begin_transaction"
+    shop.extend = lambda dag: dag.get_task(begin).set_downstream(EmptyOperator(task_id="mail", dag=dag))
+    shop.run("1")
+    assert (shop.states[begin], shop.states["mail"], shop.errors) == ("success", "success", {})
+    assert shop.live() == FIRST
+    # Cleared together with the one that runs all, it has nothing to do, either.
+    shop.clear("1", *shop.states)
+    assert shop.errors == {}
+    assert shop.live() == dict.fromkeys(FIRST, 2)
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_later_begin_that_is_cleared_by_itself_runs_its_own_stage_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, awaited: bool
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, FLOW | ANEW)
+    if awaited:
+        begin = "clean.begin_transaction"
+        shop.extend = lambda dag: dag.get_task(begin).set_downstream(EmptyOperator(task_id="mail", dag=dag))
+    shop.run("1")
+    shop.clear("1", "clean.begin_transaction")
+    assert shop.errors == {}
+    assert shop.live() == FIRST | {"clean": 2, "inner": 2}
+
+
+def test_a_later_begin_runs_its_own_stage_if_the_first_one_was_marked_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = asked(tmp_path / "home", monkeypatch, FLOW)
+    shop.run("1", select="stage:raw")
+    shop.states = dict.fromkeys(("raw.begin_transaction", "raw.orders", "raw.commit_transaction"), "success")
+    shop.runs, shop.pushed = shop.runs + 1, {}
+    shop.advance(shop.dag("1", broken=False), {"select": ["stage:clean", "stage:mart"]})
+    assert shop.errors == {}
+    assert shop.live() == dict.fromkeys(("raw", "clean", "inner", "mart"), 1)
