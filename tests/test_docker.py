@@ -52,9 +52,13 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The .env that the command in the README makes."""
     folder = tmp_path_factory.mktemp("docker")
     shutil.copy(DOCKER / ".env.example", folder)
-    (command,) = re.findall(r"^while .* >\.env$", (DOCKER / "README.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(r"^umask .*\nwhile .* >\.env$", (DOCKER / "README.md").read_text(), re.MULTILINE)
     assert run("sh", "-c", command, cwd=folder).returncode == 0
     return folder / ".env"
+
+
+def test_nobody_else_may_read_the_secrets_at_any_time(secrets: Path) -> None:
+    assert secrets.stat().st_mode & 0o777 == 0o600
 
 
 def values(file: Path) -> dict[str, str]:
