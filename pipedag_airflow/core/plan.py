@@ -156,6 +156,14 @@ class Plan:
         """Say whether ``stage`` is nested in ``other``, at any depth."""
         return other in self.enclosing(stage)
 
+    def nested(self) -> dict[str, list[str]]:
+        """Return the names of the stages that are nested in others, at any depth, by the names of these."""
+        found: dict[str, list[str]] = {}
+        for stage in self.stages:
+            for outer in self.enclosing(stage.name):
+                found.setdefault(outer, []).append(stage.name)
+        return found
+
     def check_unchanged(self, fingerprint_of_run: str, ids_of_run: Iterable[str]) -> None:
         """Compare the plan with the one that a run began with.
 

@@ -18,7 +18,7 @@ from pipedag_airflow.core.plan import COMMIT_TASK
 from pipedag_airflow.provider.form import RunOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.provider.operators import FlowReference
@@ -28,11 +28,16 @@ __all__ = [
     "OWNER_PREFIX",
     "ReleaseStages",
     "airflow_id",
+    "at_work",
+    "is_not_found",
     "owner_id",
     "owner_of",
     "part_dag_id",
+    "part_run_id",
     "run_is_over",
+    "run_state",
     "stages_kept_to_the_end",
+    "states_of_run",
 ]
 
 log = logging.getLogger(__name__)
@@ -41,6 +46,12 @@ log = logging.getLogger(__name__)
 OWNER_PREFIX = "airflow:"
 #: The states of task instances that will not run any more.
 OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: Why nothing more is begun in a part of a run of the flow, by the state of that, and what to do.
+_SAID_OF = {
+    "failed": "has failed. Clear {reference.part} there, with all that follows.",
+    "success": "has ended as a success. Clear {reference.part} there, with all that follows.",
+    None: "was deleted. Trigger a run of the DAG {reference.part_of}; what this one has finished is kept for it.",
+}
 #: Hosts of addresses that mean another Airflow elsewhere.
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - nothing is bound to it
 
@@ -70,14 +81,15 @@ def owner_of(reference: FlowReference, instance: Any, options: RunOptions) -> Ow
         options: What the run was asked for.
 
     Raises:
-        AirflowFailException: if the run of the flow, of which this one is a part, has failed.
+        AirflowFailException: if the run of the flow, of which this one is a part, is over, or was deleted.
     """
     if reference.part_of is None or options.run_of is None:
         return Owner.of_run(owner_id(instance.dag_id, instance.run_id), airflow_id())
-    if instance.get_dagrun_state(reference.part_of, options.run_of) == "failed":
+    state = run_state(instance, reference.part_of, options.run_of)
+    if state in _SAID_OF:
         raise AirflowFailException(
             f"{instance.task_id} was not begun: run {options.run_of} of the DAG {reference.part_of}, which this run is "
-            f"a part of, has failed. Clear {reference.part} there, with all that follows."
+            f"a part of, {_SAID_OF[state].format(reference=reference)}"
         )
     return Owner.of_run(owner_id(reference.part_of, options.run_of), airflow_id())
 
@@ -90,6 +102,15 @@ def part_dag_id(dag_id: str, stage: str) -> str:
         stage: Name of the stage.
     """
     return f"{dag_id}.{stage}"
+
+
+def part_run_id(run_id: str) -> str:
+    """Return the id of the part of a run in the DAG of a stage.
+
+    Args:
+        run_id: The id of the run of the flow's DAG.
+    """
+    return run_id
 
 
 def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
@@ -108,7 +129,7 @@ def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
     try:
         state = instance.get_dagrun_state(dag_id, run_id)
     except Exception as error:
-        if not _is_not_found(error):
+        if not is_not_found(error):
             log.warning("Airflow does not tell the state of DAG run %s/%s: %s; it is waited for", dag_id, run_id, error)
             return False
         # Deleted; or of another Airflow that shares the instance, and then it may only be between two steps.
@@ -129,25 +150,89 @@ def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:
     return state in ("success", "failed")
 
 
-def stages_kept_to_the_end(owner: str, instance: Any) -> list[str]:
-    """Return the names of stages that a DAG run keeps until it is over, if it has them: their commit will not run.
+def run_state(instance: Any, dag_id: str, run_id: str) -> str | None:
+    """Return the state of a DAG run; None if Airflow knows no such run.
 
     Args:
-        owner: The id under which the DAG run holds stages.
+        instance: A task instance of Airflow's, or its class; it asks Airflow.
+        dag_id: Id of the DAG.
+        run_id: Id of the run.
+    """
+    try:
+        state = instance.get_dagrun_state(dag_id, run_id)
+    except Exception as error:
+        if is_not_found(error):
+            return None
+        raise
+    # A member of an enumeration of strings: str() of it is not its value.
+    return str(getattr(state, "value", state))
+
+
+def states_of_run(owner: str, parts: Iterable[str], instance: Any) -> dict[str, str | None]:
+    """Return the states of the tasks of a run: those of its DAG, and of the DAGs of stages in which it is at work.
+
+    A stage's DAG that has nothing left to do counts by its operator in the flow's DAG: after that was cleared, what is
+    there is still of the try before.
+
+    Args:
+        owner: The id under which the run holds stages.
+        parts: Names of the stages that have DAGs of their own.
         instance: A task instance of Airflow's, or its class; it asks Airflow for the states of tasks.
     """
     dag_id, _, run_id = owner.removeprefix(OWNER_PREFIX).partition("/")
+    states = _task_states(dag_id, run_id, instance)
+    for part in [part for part in parts if states.get(part) is not None]:
+        of_part = _task_states(part_dag_id(dag_id, part), part_run_id(run_id), instance)
+        if at_work(of_part):
+            states |= of_part
+    return states
+
+
+def at_work(states: Mapping[str, str | None]) -> list[str]:
+    """Return the tasks that run, or will."""
+    return [task for task, state in states.items() if state not in OVER]
+
+
+def _task_states(dag_id: str, run_id: str, instance: Any) -> dict[str, str | None]:
+    """Return the states of the tasks of a DAG run; none if there is no such run."""
     try:
-        states = instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {})
+        return dict(instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {}))
+    except Exception as error:
+        if is_not_found(error):
+            return {}
+        raise
+
+
+def stages_kept_to_the_end(
+    owner: str, parts: Iterable[str], nested: Mapping[str, Sequence[str]], instance: Any
+) -> list[str]:
+    """Return the names of stages that a run keeps until it is over, if it has them: their commit will not run.
+
+    Args:
+        owner: The id under which the run holds stages.
+        parts: Names of the stages that have DAGs of their own.
+        nested: Names of the stages that are nested in others, by the names of these.
+        instance: A task instance of Airflow's, or its class; it asks Airflow for the states of tasks.
+    """
+    try:
+        states = states_of_run(owner, parts, instance)
     except Exception as error:  # asked again while the run waits
-        log.warning("Airflow does not tell the states of the tasks of %s/%s: %s", dag_id, run_id, error)
+        log.warning("Airflow does not tell the states of the tasks of %s: %s", owner, error)
         return []
-    ends = (node.rpartition(".") for node, state in states.items() if state in ("failed", "upstream_failed"))
-    # An operator that runs a stage as a whole is called like it.
-    return sorted(stage or label for stage, _, label in ends if not stage or label == COMMIT_TASK)
+    kept: set[str] = set()
+    for node, state in states.items():
+        stage, _, label = node.rpartition(".")
+        if state not in ("failed", "upstream_failed"):
+            continue
+        if stage and label == COMMIT_TASK:
+            kept.add(stage)
+        elif not stage:  # an operator that runs a stage with all that is nested in it is called like the stage
+            kept |= {node, *nested.get(node, ())}
+    return sorted(kept)
 
 
-def _is_not_found(error: Exception) -> bool:
+def is_not_found(error: Exception) -> bool:
+    """Say whether an error of Airflow's means that it does not know a run: it was deleted, or never was."""
     return (
         isinstance(error, AirflowRuntimeError) and (error.error.detail or {}).get("status_code") == HTTPStatus.NOT_FOUND
     )
@@ -158,7 +243,7 @@ class ReleaseStages:
     """The ``on_failure_callback`` of a DAG, called by Airflow's DAG processor.
 
     A run that succeeds has given back its stages by itself. What was made stays, for the next run or for this one if
-    its tasks are cleared.
+    its tasks are cleared. The part of a run in the DAG of a stage leaves it to the flow's run, unless that is over.
 
     Args:
         reference: The flow.
@@ -170,17 +255,17 @@ class ReleaseStages:
         """Release what the run holds, unless somebody has cleared tasks of it since."""
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
         options = RunOptions.of(context["params"])
-        if options.run_of is not None:
-            log.info("Run %s is a part of another one, which keeps its stages", run_id)
-            return
+        parts: Sequence[str] = ()
+        if self.reference.part_of is not None and options.run_of is not None:
+            # Nobody else gives back what a part has begun after the flow's run was over.
+            dag_id, run_id, parts = self.reference.part_of, options.run_of, self.reference.parts()
         instance = context.get("ti")
         if instance is None:
             log.info("Airflow does not say which task failed in %s; its stages wait for whoever wants them", run_id)
             return
-        states = instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {})
-        at_work = [task for task, state in states.items() if state not in OVER]
-        if at_work:
-            log.info("Run %s goes on with %s: its stages are kept", run_id, ", ".join(at_work))
+        goes_on = at_work(states_of_run(owner_id(dag_id, run_id), parts, instance))
+        if goes_on:
+            log.info("Run %s of %s goes on with %s: its stages are kept", run_id, dag_id, ", ".join(goes_on))
             return
         # The run's own instance is where it holds stages.
         config = attrs.evolve(self.reference, instance=options.instance).config()

@@ -27,7 +27,7 @@ from pipedag_airflow.errors import (
 )
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.connections import read_config
-from pipedag_airflow.provider.dag_runs import owner_of, run_is_over
+from pipedag_airflow.provider.dag_runs import owner_of, run_is_over, states_of_run
 from pipedag_airflow.provider.form import RunOptions
 from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
@@ -90,9 +90,20 @@ class FlowReference:
 
     def asked_for(self, options: RunOptions) -> RunOptions:
         """Return what a run is asked for; the DAG of a stage that is run by itself is of that stage alone."""
-        if self.part is None or options.run_of is not None or options.select:
+        if self.part is None or options.run_of is not None:
             return options
-        return attrs.evolve(options, select=(f"stage:{self.part}",))
+        lines = [options.select] if isinstance(options.select, str) else options.select
+        own = f"stage:{self.part}"
+        return attrs.evolve(options, select=[f"{word},{own}" for line in lines for word in line.split()] or [own])
+
+    def parts(self) -> tuple[str, ...]:
+        """Return the names of the stages that have DAGs of their own, if the flow is split."""
+        from pipedag_airflow.provider.granularity import units
+        from pipedag_airflow.provider.settings import Settings
+        from pipedag_airflow.provider.split import parts
+
+        settings, plan = Settings.of(self.flow), self.flow.plan()
+        return tuple(part.id for part in parts(settings, plan, units(settings, plan)))
 
 
 def _final(error: Exception) -> AirflowFailException:
@@ -159,7 +170,7 @@ class StageOperator(BaseOperator):
                 if options.dry_run:
                     return self.rehearse(session, context)
                 if options.fail_fast:
-                    self.check_no_failure(context)
+                    self.check_no_failure(session, context)
                 try:
                     return self.step(session, context)
                 except StageBusyError as busy:
@@ -223,15 +234,14 @@ class StageOperator(BaseOperator):
         del session, context
         raise AirflowSkipException(f"{self.task_id}: this is a dry run, in which nothing runs")
 
-    def check_no_failure(self, context: Context) -> None:
+    def check_no_failure(self, session: RunSession, context: Context) -> None:
         """Fail before the step if something else of the run has failed, because the run is to fail fast."""
-        instance: Any = context["ti"]
-        states = instance.get_task_states(instance.dag_id, run_ids=[instance.run_id]).get(instance.run_id, {})
+        states = states_of_run(session.run_id, self.reference.parts(), context["ti"])
         failed = sorted(node for node, state in states.items() if state == "failed" and node != self.task_id)
         if failed:
             raise AirflowFailException(
                 f"{self.task_id} was not begun: {', '.join(failed)} failed before, and the run is to fail fast. Clear "
-                "what failed, with this."
+                "what failed, with this; of a flow that is split, the stages in its DAG."
             )
 
     def wait(self, session: RunSession, busy: StageBusyError, since: float | None) -> None:
@@ -242,8 +252,9 @@ class StageOperator(BaseOperator):
         from pipedag_airflow.provider.triggers import StageFreeTrigger
         from pipedag_airflow.run.waiting import wait_for
 
-        stage = self.awaited or self.stage
-        still = {*self.waits_with_it(session), *stages_kept_to_the_end(session.run_id, RuntimeTaskInstance)}
+        stage, parts, nested = self.awaited or self.stage, self.reference.parts(), session.plan.nested()
+        failed = stages_kept_to_the_end(session.run_id, parts, nested, RuntimeTaskInstance)
+        still = {*self.waits_with_it(session), *failed}
         try:
             place = wait_for(session, stage, busy, still=still, since=since)
         except StageBusyError as error:
@@ -261,6 +272,8 @@ class StageOperator(BaseOperator):
             source=session.config.source,
             instance_id=session.config.instance_id,
             token=place.token,
+            parts=parts,
+            nested=nested,
         )
         self.defer(trigger=trigger, method_name="execute_again", kwargs=self.kept_while_waiting())
 

@@ -18,7 +18,7 @@ from pipedag_airflow.provider.dag_runs import run_is_over, stages_kept_to_the_en
 from pipedag_airflow.provider.shared_locks import shared_locks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from pipedag_airflow.backend.lock import LockManager
     from pipedag_airflow.config import ConfigContext
@@ -55,6 +55,8 @@ class StageFreeTrigger(BaseTrigger):
         source: Where the run has its configuration from: here it has to be the same.
         instance_id: Id of the instance by that configuration.
         token: The token of the stage's last lease that the run has seen: here there must not be fewer.
+        parts: Names of the stages of the flow that have DAGs of their own.
+        nested: Names of the stages that are nested in others, by the names of these.
         poll: Seconds between two looks.
     """
 
@@ -71,6 +73,8 @@ class StageFreeTrigger(BaseTrigger):
         source: str,
         instance_id: str,
         token: int,
+        parts: Sequence[str] = (),
+        nested: Mapping[str, Sequence[str]] | None = None,
         poll: float = 1.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
@@ -84,6 +88,8 @@ class StageFreeTrigger(BaseTrigger):
         self.source = source
         self.instance_id = instance_id
         self.token = token
+        self.parts = list(parts)
+        self.nested = nested or {}
         self.poll = poll
         self.wait_seconds = 0.0
         self._ask_again = 0.0
@@ -93,7 +99,7 @@ class StageFreeTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
         names = ("flow", "folder", "instance", "stage", "run_id", "since", "keeps", "source", "instance_id", "token")
-        arguments = {name: getattr(self, name) for name in (*names, "poll")}
+        arguments = {name: getattr(self, name) for name in (*names, "parts", "nested", "poll")}
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -132,7 +138,7 @@ class StageFreeTrigger(BaseTrigger):
         asks = time.monotonic() >= self._ask_again
         if asks:
             self._ask_again = time.monotonic() + _ASK_SECONDS
-            self._failed = stages_kept_to_the_end(self.run_id, RuntimeTaskInstance)
+            self._failed = stages_kept_to_the_end(self.run_id, self.parts, self.nested, RuntimeTaskInstance)
         keeps = tuple(sorted({*self.keeps, *self._failed} - {self.stage}))
         place = locks.wait(self.stage, Owner.of_run(self.run_id), since=self.since, keeps=keeps)
         if place.token < self.token:

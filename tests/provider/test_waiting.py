@@ -113,7 +113,18 @@ def airflow_says(monkeypatch: pytest.MonkeyPatch) -> dict[str, DagRunState]:
 
 def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
     path, arguments = StageFreeTrigger(
-        "flow", "/dags", "prod", "stage", "airflow:a/b", 7.0, ("outer",), source="file", instance_id="id", token=3
+        "flow",
+        "/dags",
+        "prod",
+        "stage",
+        "airflow:a/b",
+        7.0,
+        ("outer",),
+        source="file",
+        instance_id="id",
+        token=3,
+        parts=("shop",),
+        nested={"shop": ["inner"]},
     ).serialize()
     assert path == "pipedag_airflow.provider.triggers.StageFreeTrigger"
     assert StageFreeTrigger(**arguments).serialize() == (path, arguments)
@@ -128,6 +139,8 @@ def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
         "source": "file",
         "instance_id": "id",
         "token": 3,
+        "parts": ["shop"],
+        "nested": {"shop": ["inner"]},
         "poll": 1.0,
     }
 
@@ -201,6 +214,27 @@ def test_it_sees_a_circle_through_a_stage_in_which_something_has_failed_meanwhil
     for states, fires in ((LEFT, False), (FAILED, True)):
         tasks_are(monkeypatch, states)
         assert waiting._may_begin(locks) is fires
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        {"dag": {"around": "failed"}},
+        {"dag": {"part": "deferred"}, "dag.part": {"outer.commit_transaction": "upstream_failed", "part.task": None}},
+    ],
+    ids=["around it, as one operator", "in a DAG of its own"],
+)
+def test_it_sees_a_circle_through_a_stage_that_has_no_commit_in_the_dag_of_the_flow(
+    locks: FileLockManager, monkeypatch: pytest.MonkeyPatch, states: dict[str, dict[str, str | None]]
+) -> None:
+    locks.acquire("outer", OTHER, seconds=60)
+    locks.wait("outer", HOLDER, since=SINCE - 1, keeps=("stage",))
+    waiting = trigger(parts=["part"], nested={"around": ["outer"]})
+    assert not waiting._may_begin(locks)
+    monkeypatch.setattr(
+        RuntimeTaskInstance, "get_task_states", lambda dag_id, run_ids: dict.fromkeys(run_ids, states[dag_id])
+    )
+    assert waiting._may_begin(locks)
 
 
 def test_a_trigger_leaves_no_lock_manager_behind(locks: FileLockManager, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,6 +499,7 @@ def test_begin_of_a_nested_stage_ends_a_circle_if_its_run_came_last(
     with pytest.raises(TaskDeferred) as deferred:
         begin_of("stage").execute_again(context, FREE)
     assert deferred.value.trigger.keeps == ["outer"]
+    assert deferred.value.trigger.nested == {"outer": ["stage"]}
 
 
 @pytest.mark.parametrize(("states", "gives_up"), [(LEFT, False), (FAILED, True)])
