@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipedag_airflow.backend.lock import Lease
+    from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.provider.operators import FlowReference
 
 __all__ = [
@@ -28,12 +29,12 @@ __all__ = [
     "OWNER_PREFIX",
     "ReleaseStages",
     "airflow_id",
-    "at_work",
     "is_not_found",
     "owner_id",
     "owner_of",
     "part_dag_id",
     "part_run_id",
+    "parts_of",
     "run_is_over",
     "run_state",
     "stages_kept_to_the_end",
@@ -46,14 +47,14 @@ log = logging.getLogger(__name__)
 OWNER_PREFIX = "airflow:"
 #: The states of task instances that will not run any more.
 OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: Hosts of addresses that mean another Airflow elsewhere.
+_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - nothing is bound to it
 #: Why nothing more is begun in a part of a run of the flow, by the state of that, and what to do.
 _SAID_OF = {
     "failed": "has failed. Clear {reference.part} there, with all that follows.",
     "success": "has ended as a success. Clear {reference.part} there, with all that follows.",
     None: "was deleted. Trigger a run of the DAG {reference.part_of}; what this one has finished is kept for it.",
 }
-#: Hosts of addresses that mean another Airflow elsewhere.
-_LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - nothing is bound to it
 
 
 def owner_id(dag_id: str, run_id: str) -> str:
@@ -168,41 +169,6 @@ def run_state(instance: Any, dag_id: str, run_id: str) -> str | None:
     return str(getattr(state, "value", state))
 
 
-def states_of_run(owner: str, parts: Iterable[str], instance: Any) -> dict[str, str | None]:
-    """Return the states of the tasks of a run: those of its DAG, and of the DAGs of stages in which it is at work.
-
-    A stage's DAG that has nothing left to do counts by its operator in the flow's DAG: after that was cleared, what is
-    there is still of the try before.
-
-    Args:
-        owner: The id under which the run holds stages.
-        parts: Names of the stages that have DAGs of their own.
-        instance: A task instance of Airflow's, or its class; it asks Airflow for the states of tasks.
-    """
-    dag_id, _, run_id = owner.removeprefix(OWNER_PREFIX).partition("/")
-    states = _task_states(dag_id, run_id, instance)
-    for part in [part for part in parts if states.get(part) is not None]:
-        of_part = _task_states(part_dag_id(dag_id, part), part_run_id(run_id), instance)
-        if at_work(of_part):
-            states |= of_part
-    return states
-
-
-def at_work(states: Mapping[str, str | None]) -> list[str]:
-    """Return the tasks that run, or will."""
-    return [task for task, state in states.items() if state not in OVER]
-
-
-def _task_states(dag_id: str, run_id: str, instance: Any) -> dict[str, str | None]:
-    """Return the states of the tasks of a DAG run; none if there is no such run."""
-    try:
-        return dict(instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {}))
-    except Exception as error:
-        if is_not_found(error):
-            return {}
-        raise
-
-
 def stages_kept_to_the_end(
     owner: str, parts: Iterable[str], nested: Mapping[str, Sequence[str]], instance: Any
 ) -> list[str]:
@@ -229,6 +195,51 @@ def stages_kept_to_the_end(
         elif not stage:  # an operator that runs a stage with all that is nested in it is called like the stage
             kept |= {node, *nested.get(node, ())}
     return sorted(kept)
+
+
+def states_of_run(owner: str, parts: Iterable[str], instance: Any) -> dict[str, str | None]:
+    """Return the states of the tasks of a run: those of its DAG, and of the DAGs of stages in which it is at work.
+
+    A stage's DAG that has nothing left to do counts by its operator in the flow's DAG: after that was cleared, what is
+    there is still of the try before.
+
+    Args:
+        owner: The id under which the run holds stages.
+        parts: Names of the stages that have DAGs of their own.
+        instance: A task instance of Airflow's, or its class; it asks Airflow for the states of tasks.
+    """
+    dag_id, _, run_id = owner.removeprefix(OWNER_PREFIX).partition("/")
+    states = _task_states(dag_id, run_id, instance)
+    for part in [part for part in parts if states.get(part) is not None]:
+        of_part = _task_states(part_dag_id(dag_id, part), part_run_id(run_id), instance)
+        if _at_work(of_part):
+            states |= of_part
+    return states
+
+
+def parts_of(flow: Flow) -> tuple[str, ...]:
+    """Return the names of the stages that have DAGs of their own, if a flow is split."""
+    from pipedag_airflow.provider.granularity import units
+    from pipedag_airflow.provider.settings import Settings
+    from pipedag_airflow.provider.split import parts
+
+    settings, plan = Settings.of(flow), flow.plan()
+    return tuple(part.id for part in parts(settings, plan, units(settings, plan)))
+
+
+def _at_work(states: Mapping[str, str | None]) -> list[str]:
+    """Return the tasks that run, or will."""
+    return [task for task, state in states.items() if state not in OVER]
+
+
+def _task_states(dag_id: str, run_id: str, instance: Any) -> dict[str, str | None]:
+    """Return the states of the tasks of a DAG run; none if there is no such run."""
+    try:
+        return dict(instance.get_task_states(dag_id, run_ids=[run_id]).get(run_id, {}))
+    except Exception as error:
+        if is_not_found(error):
+            return {}
+        raise
 
 
 def is_not_found(error: Exception) -> bool:
@@ -258,12 +269,12 @@ class ReleaseStages:
         parts: Sequence[str] = ()
         if self.reference.part_of is not None and options.run_of is not None:
             # Nobody else gives back what a part has begun after the flow's run was over.
-            dag_id, run_id, parts = self.reference.part_of, options.run_of, self.reference.parts()
+            dag_id, run_id, parts = self.reference.part_of, options.run_of, parts_of(self.reference.flow)
         instance = context.get("ti")
         if instance is None:
             log.info("Airflow does not say which task failed in %s; its stages wait for whoever wants them", run_id)
             return
-        goes_on = at_work(states_of_run(owner_id(dag_id, run_id), parts, instance))
+        goes_on = _at_work(states_of_run(owner_id(dag_id, run_id), parts, instance))
         if goes_on:
             log.info("Run %s of %s goes on with %s: its stages are kept", run_id, dag_id, ", ".join(goes_on))
             return

@@ -27,7 +27,7 @@ from pipedag_airflow.errors import (
 )
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.connections import read_config
-from pipedag_airflow.provider.dag_runs import owner_of, run_is_over, states_of_run
+from pipedag_airflow.provider.dag_runs import owner_of, parts_of, run_is_over, states_of_run
 from pipedag_airflow.provider.form import RunOptions
 from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
@@ -95,15 +95,6 @@ class FlowReference:
         lines = [options.select] if isinstance(options.select, str) else options.select
         own = f"stage:{self.part}"
         return attrs.evolve(options, select=[f"{word},{own}" for line in lines for word in line.split()] or [own])
-
-    def parts(self) -> tuple[str, ...]:
-        """Return the names of the stages that have DAGs of their own, if the flow is split."""
-        from pipedag_airflow.provider.granularity import units
-        from pipedag_airflow.provider.settings import Settings
-        from pipedag_airflow.provider.split import parts
-
-        settings, plan = Settings.of(self.flow), self.flow.plan()
-        return tuple(part.id for part in parts(settings, plan, units(settings, plan)))
 
 
 def _final(error: Exception) -> AirflowFailException:
@@ -236,7 +227,7 @@ class StageOperator(BaseOperator):
 
     def check_no_failure(self, session: RunSession, context: Context) -> None:
         """Fail before the step if something else of the run has failed, because the run is to fail fast."""
-        states = states_of_run(session.run_id, self.reference.parts(), context["ti"])
+        states = states_of_run(session.run_id, parts_of(session.flow), context["ti"])
         failed = sorted(node for node, state in states.items() if state == "failed" and node != self.task_id)
         if failed:
             raise AirflowFailException(
@@ -252,7 +243,7 @@ class StageOperator(BaseOperator):
         from pipedag_airflow.provider.triggers import StageFreeTrigger
         from pipedag_airflow.run.waiting import wait_for
 
-        stage, parts, nested = self.awaited or self.stage, self.reference.parts(), session.plan.nested()
+        stage, parts, nested = self.awaited or self.stage, parts_of(session.flow), session.plan.nested()
         failed = stages_kept_to_the_end(session.run_id, parts, nested, RuntimeTaskInstance)
         still = {*self.waits_with_it(session), *failed}
         try:
