@@ -175,10 +175,12 @@ class _Compiler:
         """Return what a run may ask begins to run by themselves; to be called after compiling."""
         begins = [operator for operator in self.operators.values() if isinstance(operator, BeginTransactionOperator)]
         first = [operator for operator in self.operators.values() if not operator.upstream_task_ids]
-        if self.split or self.part is not None or (begins and first != begins[:1]):
-            return [STAGE]
+        if self.split:
+            return [STAGE]  # for the begins in the DAGs of the stages
         if not begins:
             return []
+        if self.part is not None or first != begins[:1]:
+            return [STAGE]
         # It then tells of all that is published.
         first[0].outlets = [self.settings.alias(stage.name) for stage in self.plan.stages if stage.tasks]
         return [STAGE, FLOW]

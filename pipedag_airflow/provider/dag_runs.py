@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OVER",
     "OWNER_PREFIX",
+    "UNDER_WAY",
     "ReleaseStages",
     "airflow_id",
     "is_not_found",
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 OWNER_PREFIX = "airflow:"
 #: The states of task instances that will not run any more.
 OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: The states of DAG runs that are not over.
+UNDER_WAY = frozenset({"queued", "running"})
 #: Hosts of addresses that mean another Airflow elsewhere.
 _LOCAL = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - nothing is bound to it
 #: Why nothing more is begun in a part of a run of the flow, by the state of that, and what to do.
@@ -108,10 +111,12 @@ def part_dag_id(dag_id: str, stage: str) -> str:
 def part_run_id(run_id: str) -> str:
     """Return the id of the part of a run in the DAG of a stage.
 
+    Not the same one: Airflow keeps the ids of scheduled runs and backfills for those, and 3.2 refuses them here.
+
     Args:
         run_id: The id of the run of the flow's DAG.
     """
-    return run_id
+    return f"part__{run_id}"
 
 
 def run_is_over(lease: Lease, instance: Any, now: Callable[[], float]) -> bool:

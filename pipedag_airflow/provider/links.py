@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperatorLink
 from airflow.sdk.configuration import conf
 
 from pipedag_airflow.core.plan import COMMIT_TASK
-from pipedag_airflow.provider.dag_runs import OWNER_PREFIX, part_dag_id
+from pipedag_airflow.provider.dag_runs import OWNER_PREFIX, part_dag_id, part_run_id
 
 if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
@@ -73,9 +73,10 @@ class RunLink(BaseOperatorLink):
     name = "Run of the stage"
 
     def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
-        """Return the page of that run."""
-        del operator
-        return _page_of_dag_run(part_dag_id(ti_key.dag_id, ti_key.task_id), ti_key.run_id)
+        """Return the page of that run; if all was valid, there is none."""
+        if not operator.has_part:
+            return _NOWHERE
+        return _page_of_dag_run(part_dag_id(ti_key.dag_id, ti_key.task_id), part_run_id(ti_key.run_id))
 
 
 class DocsLink(BaseOperatorLink):
@@ -100,7 +101,9 @@ def page_of_run(owner: str | None, task_id: str, *, asked_in: str) -> str:
     if owner is None or not owner.startswith(OWNER_PREFIX):
         return _NOWHERE
     dag_id, _, run_id = owner.removeprefix(OWNER_PREFIX).partition("/")
-    return page(asked_in if asked_in.startswith(part_dag_id(dag_id, "")) else dag_id, run_id, task_id)
+    if asked_in.startswith(part_dag_id(dag_id, "")):
+        return page(asked_in, part_run_id(run_id), task_id)
+    return page(dag_id, run_id, task_id)
 
 
 def page(dag_id: str, run_id: str, task_id: str) -> str:

@@ -6,7 +6,8 @@ of them is meant is not ours to guess, and a copy that sorts first must not take
 
 The text is only read, never executed. A flow counts that the module itself makes when it is imported, under a name that
 stands in its text; made by a function or under a computed name it is found from the other side, when its own file is
-parsed. A file that gives its DAGs ids of their own (``to_dag(dag_id=...)``) is not searched.
+parsed. So is a flow that is called like the DAG of a stage of another one, ``shop.raw``. A file that gives its DAGs ids
+of their own (``to_dag(dag_id=...)``) is not searched.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pipedag_airflow.core.flow import DEFAULT_NAME
 from pipedag_airflow.errors import DuplicateNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from types import FrameType
 
 __all__ = ["refuse_namesakes"]
@@ -35,15 +36,15 @@ __all__ = ["refuse_namesakes"]
 _texts: weakref.WeakKeyDictionary[Any, dict[Path, bytes]] = weakref.WeakKeyDictionary()
 
 
-def refuse_namesakes(dag_id: str, module: Mapping[str, Any], *, flow_name: bool) -> None:
-    """Refuse a DAG if another file, of those that Airflow parses with this one, has a flow of its name.
+def refuse_namesakes(dag_ids: Sequence[str], module: Mapping[str, Any], *, flow_name: bool) -> None:
+    """Refuse the DAGs of a flow if another file, of those that Airflow parses with this one, has a flow of such a name.
 
     The process of a task is not bothered: it was started from the right file, and need not read all others.
 
     Args:
-        dag_id: Id of the DAG.
+        dag_ids: Ids of the DAGs.
         module: Global variables of the module that is being parsed.
-        flow_name: Whether the id is only the flow's name, which a later ``to_dag(dag_id=...)`` may exchange.
+        flow_name: Whether they are of the flow's name only, which a later ``to_dag(dag_id=...)`` may exchange.
 
     Raises:
         DuplicateNameError: if there is another one.
@@ -54,9 +55,9 @@ def refuse_namesakes(dag_id: str, module: Mapping[str, Any], *, flow_name: bool)
     own = _real(file)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about another file, or Airflow's own: Airflow would show them at this one
-        others = _other_files(bag, own, dag_id, flow_name=flow_name)
-    if others:
-        files = " and ".join(sorted(map(str, [own, *others])))
+        others = _other_files(bag, own, dag_ids, flow_name=flow_name)
+    for dag_id, paths in others.items():
+        files = " and ".join(sorted(map(str, [own, *paths])))
         raise DuplicateNameError(
             f"The files {files} each have a flow, and so a DAG, of the name {dag_id!r}. Airflow would run any one of "
             "them, and change from one to the other without a word; so none is taken. Give each flow a name of its "
@@ -79,13 +80,18 @@ def _importing_bag() -> Any:
     return bag
 
 
-def _other_files(bag: Any, own: Path, dag_id: str, *, flow_name: bool) -> list[Path]:
+def _other_files(bag: Any, own: Path, dag_ids: Sequence[str], *, flow_name: bool) -> dict[str, list[Path]]:
+    """Return the other files that have a flow of such a name, by that name."""
     texts = _texts.get(bag)
     if texts is None:
         texts = _texts[bag] = dict(_flow_texts(bag.bundle_path))
     if flow_name and _names(texts.get(own, b"")) is None:
-        return []
-    return [path for path, text in texts.items() if path != own and _has_flow(text, dag_id)]
+        return {}
+    found: dict[str, list[Path]] = {}
+    for path, text in texts.items():
+        for dag_id in () if path == own else _flows_in(text, dag_ids):
+            found.setdefault(dag_id, []).append(path)
+    return found
 
 
 def _real(file: str | Path) -> Path:
@@ -111,9 +117,12 @@ def _modules(file: Path) -> Iterator[tuple[Path, bytes]]:
                 yield file / member, archive.read(member)
 
 
-def _has_flow(text: bytes, name: str) -> bool:
-    # Looking for the name first keeps all other files from being compiled.
-    return (name == DEFAULT_NAME or name.encode() in text) and name in (_names(text) or ())
+def _flows_in(text: bytes, names: Sequence[str]) -> list[str]:
+    """Return those of the names that flows of a module have."""
+    # Looking for the names first keeps all other files from being compiled.
+    said = [name for name in names if name == DEFAULT_NAME or name.encode() in text]
+    known = (_names(text) or ()) if said else ()
+    return [name for name in said if name in known]
 
 
 def _names(text: bytes) -> set[str] | None:

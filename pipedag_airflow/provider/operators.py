@@ -28,7 +28,7 @@ from pipedag_airflow.errors import (
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.connections import read_config
 from pipedag_airflow.provider.dag_runs import owner_of, parts_of, run_is_over, states_of_run
-from pipedag_airflow.provider.form import RunOptions
+from pipedag_airflow.provider.form import RUN_OF, RunOptions
 from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
 from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_finished
@@ -154,9 +154,7 @@ class StageOperator(BaseOperator):
     def _execute(self, context: Context, waiting_since: float | None) -> Any:
         with hidden_secrets():
             try:
-                options = RunOptions.of(context["params"])
-                # The run's own instance is where its data are, and where a trigger waits.
-                self.reference = attrs.evolve(self.reference, instance=options.instance)
+                options = self.asked_for(context)
                 session = self.session(context, options)
                 if options.dry_run:
                     return self.rehearse(session, context)
@@ -171,6 +169,15 @@ class StageOperator(BaseOperator):
             except Exception as error:
                 failure = self.failure(error, context)
                 raise failure from (None if failure is error else error)
+
+    def asked_for(self, context: Context) -> RunOptions:
+        """Return what the run was asked for."""
+        options = RunOptions.of(context["params"])
+        if self.reference.part is None:
+            return options
+        # Params have it only with [core] dag_run_conf_overrides_params, which is about what people ask for.
+        passed = context["dag_run"].conf or {}
+        return attrs.evolve(options, run_of=passed.get(RUN_OF))
 
     def _awaited(self, node: str) -> bool:
         """Say whether operators of the user's own wait for a step: by Airflow's defaults, they skip with it."""
@@ -273,7 +280,8 @@ class StageOperator(BaseOperator):
         from pipedag_airflow.run.session import RunSession
 
         instance: Any = context["ti"]
-
+        # The run's own instance is where its data are, and where a trigger waits.
+        self.reference = attrs.evolve(self.reference, instance=options.instance)
         config = self.reference.config()
         try:
             config = options.configured(config)

@@ -40,9 +40,7 @@ def on_flow_defined(flow: Flow, module: Mapping[str, Any]) -> None:
     name = DagContext.current_autoregister_module_name
     if name is None or module.get("__name__") != name:
         return
-    _refuse_second(flow, flow.name)
-    refuse_namesakes(flow.name, module, flow_name=True)
-    _automatic[name, flow.name] = (flow, compile_dags(flow, {}))
+    _automatic[name, flow.name] = (flow, _compiled(flow, {}, module, flow_name=True))
 
 
 def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -> DAG:
@@ -62,16 +60,23 @@ def to_dag(flow: Flow, module: Mapping[str, Any], dag_args: Mapping[str, Any]) -
     if known is not None and known[0] is flow and module.get("__name__") == name:
         registered = DagContext.autoregistered_dags
         registered -= {(dag, owner) for dag, owner in registered if any(dag is other for other in known[1])}
-    dag_id = dag_args.get("dag_id", flow.name)
-    _refuse_second(flow, dag_id)
-    refuse_namesakes(dag_id, module, flow_name=False)
-    return compile_dags(flow, dag_args)[0]
+    return _compiled(flow, dag_args, module, flow_name=False)[0]
 
 
-def _refuse_second(flow: Flow, dag_id: str) -> None:
-    """Airflow itself takes any one of two DAGs of one name in a file, today this one and tomorrow that one."""
-    if any(dag.dag_id == dag_id for dag, _ in DagContext.autoregistered_dags):
-        raise DuplicateNameError(
-            f"The module {flow.file} has two flows, or DAGs, of the name {dag_id!r}: each flow becomes the DAG of its "
-            "name. Rename one of them."
-        )
+def _compiled(
+    flow: Flow, dag_args: Mapping[str, Any], module: Mapping[str, Any], *, flow_name: bool
+) -> tuple[DAG, ...]:
+    """Compile a flow, and refuse a second DAG of one name in the module or in another file.
+
+    Airflow itself takes any one of two DAGs of one name in a file, today this one and tomorrow that one.
+    """
+    known = {dag.dag_id for dag, _ in DagContext.autoregistered_dags}
+    dags = compile_dags(flow, dag_args)
+    for dag in dags:
+        if dag.dag_id in known:
+            raise DuplicateNameError(
+                f"The module {flow.file} has two flows, or DAGs, of the name {dag.dag_id!r}: each flow becomes the DAG "
+                "of its name, and each stage of a flow that is split the DAG <flow>.<stage>. Rename one of them."
+            )
+    refuse_namesakes([dag.dag_id for dag in dags], module, flow_name=flow_name)
+    return dags

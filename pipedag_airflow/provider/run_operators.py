@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from pipedag_airflow.errors import StageBusyError
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.form import RunOptions
+from pipedag_airflow.provider.granularity import Unit
 from pipedag_airflow.provider.links import TablesLink
 from pipedag_airflow.provider.operators import TransactionOperator
 from pipedag_airflow.provider.stages_run import StagesRun
@@ -111,8 +112,10 @@ class StageRunOperator(StagesOperator):
         return [stage for stage in plan.stages if stage.name == self.stage or plan.is_inside(stage.name, self.stage)]
 
     def rehearse(self, session: RunSession, context: Context) -> None:
-        """Say what the run would do if this is the first operator of all."""
-        first = next(stage for stage in session.plan.stages if stage.tasks)
+        """Say what the run would do if this is the first operator of all in its DAG."""
+        part = self.reference.part
+        in_dag = session.plan.stages if part is None else Unit.of(session.plan, session.plan.stage_by_name[part]).stages
+        first = next(stage for stage in in_dag if stage.tasks)
         if first not in self.stages(session.plan):
             super().rehearse(session, context)
         self.tell_of_all(session, context)

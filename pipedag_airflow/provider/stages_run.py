@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipedag_airflow.core.plan import NodeKind
 from pipedag_airflow.engine.sequential import SequentialRun
 from pipedag_airflow.errors import FailedNodesError, StageBusyError
-from pipedag_airflow.provider.telling import shown_publish, shown_task
+from pipedag_airflow.provider.telling import shown_begin, shown_publish, shown_task
 from pipedag_airflow.run.begin import StageReport, begin
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class StagesRun(SequentialRun):
 
     def decisions(self) -> dict[str, Any]:
         """Return what each begin has decided, for a person to read."""
-        return {
-            name: {"generation": report.generation, "unchanged": report.closed, "tasks": _texts(report)}
-            for name, report in self.begun.items()
-        }
+        return {name: shown_begin(report) for name, report in self.begun.items()}
 
     def told(self) -> dict[str, Any]:
         """Return what was made and published, for a person to read."""
@@ -80,10 +77,6 @@ class StagesRun(SequentialRun):
         )
         error.__cause__ = next(iter(self.failures.values()))
         return error
-
-
-def _texts(report: StageReport) -> dict[str, str]:
-    return {node: str(decision) for node, decision in report.decisions.items()}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     from pipedag_airflow.run.publish import PublishReport
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["shown_publish", "shown_task", "told_of_finished", "told_of_skipped"]
+__all__ = ["shown_begin", "shown_publish", "shown_task", "told_of_finished", "told_of_skipped"]
 
 
 def shown_task(report: TaskReport) -> dict[str, Any]:
     """Return what became of a task, for a person to read."""
     tables = {name: {"schema": schema, "rows": rows} for name, schema, rows in report.tables}
     return {"reason": report.decision.reason.value, "tables": tables, "seconds": round(report.seconds or 0, 3)}
+
+
+def shown_begin(report: StageReport) -> dict[str, Any]:
+    """Return what the begin of a stage has decided, for a person to read."""
+    decisions = {node: str(decision) for node, decision in report.decisions.items()}
+    return {"generation": report.generation, "unchanged": report.closed, "tasks": decisions}
 
 
 def shown_publish(report: PublishReport) -> dict[str, Any]:

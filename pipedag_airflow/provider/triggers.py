@@ -1,4 +1,4 @@
-"""Waiting for a stage in the triggerer. A trigger only waits: it never holds anything."""
+"""Waiting in the triggerer, for a stage or for the run of a stage's own DAG. A trigger only waits: it holds nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.errors import ConfigError, LockError, PipedagError
 from pipedag_airflow.provider.connections import read_config
-from pipedag_airflow.provider.dag_runs import run_is_over, stages_kept_to_the_end
+from pipedag_airflow.provider.dag_runs import UNDER_WAY, run_is_over, run_state, stages_kept_to_the_end
 from pipedag_airflow.provider.shared_locks import shared_locks
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import LockManager
     from pipedag_airflow.config import ConfigContext
 
-__all__ = ["StageFreeTrigger"]
+__all__ = ["PartRunTrigger", "StageFreeTrigger"]
 
 log = logging.getLogger(__name__)
 
@@ -155,3 +156,34 @@ class StageFreeTrigger(BaseTrigger):
         if place.holder is None or not place.first:
             return place.first
         return asks and run_is_over(place.holder, RuntimeTaskInstance, locks.now)
+
+
+class PartRunTrigger(BaseTrigger):
+    """Fires when the run of a stage's own DAG is over, or is not there any more; Airflow's own waits for ever then.
+
+    Args:
+        dag_id: Id of the DAG.
+        run_id: Id of the run.
+        poll: Seconds between two looks.
+    """
+
+    def __init__(self, dag_id: str, run_id: str, poll: float = 2.0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.poll = poll
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow needs to make the trigger again."""
+        arguments = {"dag_id": self.dag_id, "run_id": self.run_id, "poll": self.poll}
+        return f"{type(self).__module__}.{type(self).__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until there is nothing to wait for; the event has the state, None if the run was deleted."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        # In the thread for such calls: an answer of Airflow's is only read in the event loop of the triggerer.
+        ask = sync_to_async(run_state)
+        while (state := await ask(RuntimeTaskInstance, self.dag_id, self.run_id)) in UNDER_WAY:
+            await asyncio.sleep(self.poll)
+        yield TriggerEvent({"state": state})

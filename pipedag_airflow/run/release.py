@@ -34,10 +34,16 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.run.session import RunSession
 
-__all__ = ["FINISHED", "kept_for", "release_finished"]
+__all__ = ["FINISHED", "kept_for", "release_finished", "states_in"]
 
 #: The states in which a stage needs nothing more from its run.
 FINISHED = (GenerationState.PUBLISHED, GenerationState.UNCHANGED)
+
+
+def states_in(session: RunSession) -> dict[str, GenerationState]:
+    """Return the state of the newest generation of each stage that a run has begun, by the names of the stages."""
+    with session.store.transaction() as transaction:
+        return {record.stage: record.state for record in transaction.metadata.generations(run_id=session.run_id)}
 
 
 def release_finished(session: RunSession) -> set[str]:
@@ -51,8 +57,7 @@ def release_finished(session: RunSession) -> set[str]:
     Returns:
         The names of the stages that the run has begun and keeps.
     """
-    with session.store.transaction() as transaction:
-        newest = {record.stage: record.state for record in transaction.metadata.generations(run_id=session.run_id)}
+    newest = states_in(session)
     if session.keeps_stages:
         return set(newest)
     stages = session.plan.stages

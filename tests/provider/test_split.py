@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
+from airflow.utils.types import DagRunType
 from test_dag_structure import call, edges
 from test_granularity import three_stages
 
 from pipedag_airflow import Flow, GroupNode, Stage
 from pipedag_airflow.errors import ConfigError
 from pipedag_airflow.provider.dag import compile_dags
+from pipedag_airflow.provider.dag_runs import part_run_id
 from pipedag_airflow.provider.form import RUN_OF
+from pipedag_airflow.provider.links import page_of_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SPLIT = {"split": "stage"}
 _A = {"[a > a.x", "a.x > a]"}
@@ -68,7 +75,8 @@ def groups_of(dag: Any) -> set[str]:
 
 def test_what_is_said_of_the_flow_holds_once_in_its_own_dag() -> None:
     said = {"schedule": "@daily", "description": "A shop", "tags": ["sales"], "retries": 3, "owner": "sales"}
-    dags = dags_of(three_stages(flow=SPLIT | said), on_success_callback=print)
+    limits = {"max_consecutive_failed_dag_runs": 5, "allowed_run_types": list(DagRunType)}
+    dags = dags_of(three_stages(flow=SPLIT | said), on_success_callback=print, **limits)
     whole, part = dags["flow"], dags["flow.b"]
     assert (whole.schedule, part.schedule) == ("@daily", None)
     assert (whole.description, part.description) == ("A shop", None)
@@ -76,6 +84,9 @@ def test_what_is_said_of_the_flow_holds_once_in_its_own_dag() -> None:
     assert (whole.on_success_callback, part.on_success_callback) == (print, None)
     assert whole.tags == part.tags == {"pipedag", "sales"}
     assert (part.get_task("b.y").retries, part.get_task("b.y").owner) == (3, "sales")
+    assert (whole.max_active_runs, whole.max_consecutive_failed_dag_runs) == (1, 5)
+    assert (part.max_active_runs, part.max_consecutive_failed_dag_runs) == (1_000_000, 0)
+    assert (whole.allowed_run_types, part.allowed_run_types) == (frozenset(DagRunType), None)
     assert RUN_OF not in whole.params
     assert part.params.dump() == whole.params.dump() | {RUN_OF: None}
 
@@ -115,28 +126,103 @@ with Flow("shop", airflow={"split": "stage"}) as flow:
     assert sorted(dags.parse("shop.py").dags) == ["store", "store.raw"]
 
 
-class Instance(SimpleNamespace):
-    """A task instance in the DAG of a stage, as far as a session asks it; the flow's run is in the given state."""
+_IMPORTS = "from pipedag_airflow import Flow, Stage, materialize\n\n"
+_SPLIT = (
+    _IMPORTS
+    + """
+@materialize(version="1")
+def one():
+    return 1
 
-    def __init__(self, state: str) -> None:
-        super().__init__(dag_id="flow.b", run_id="own", task_id="b.begin_transaction", state=state, asked=[])
+with Flow("shop", airflow={"split": "stage"}) as flow:
+    with Stage("raw"):
+        one()
+"""
+)
+_LIKE_A_STAGE = 'with Flow("shop.raw"):\n    pass\n'
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"shop": _SPLIT, "zz": _IMPORTS + _LIKE_A_STAGE},
+        {"shop": _SPLIT + "dag = flow.to_dag()\n", "zz": _IMPORTS + _LIKE_A_STAGE},
+        {"shop": _SPLIT + _LIKE_A_STAGE},
+        {"shop": _IMPORTS + _LIKE_A_STAGE + _SPLIT},
+        {"shop": _IMPORTS + _LIKE_A_STAGE + _SPLIT + "dag = flow.to_dag()\n"},
+    ],
+    ids=["another file", "another file, to_dag()", "after it", "before it", "before it, to_dag()"],
+)
+def test_a_flow_that_is_called_like_the_dag_of_a_stage_is_an_error(dags: Any, files: dict[str, str]) -> None:
+    dags.write(**files)
+    (error,) = dags.parse("shop.py").import_errors.values()
+    assert "DuplicateNameError" in error
+    assert "'shop.raw'" in error
+
+
+@pytest.mark.parametrize("kind", list(DagRunType))
+def test_the_id_of_a_part_is_none_that_airflow_keeps_for_runs_of_another_kind(kind: DagRunType) -> None:
+    run_id = f"{kind.value}__2026-01-01T00:00:00+00:00"
+    assert DagRunType.from_run_id(part_run_id(run_id)) is DagRunType.MANUAL
+
+
+def test_a_run_that_is_linked_from_a_part_is_linked_to_its_part() -> None:
+    page = page_of_run("airflow:flow/whole", "b.y", asked_in="flow.b")
+    assert page.endswith("/dags/flow.b/runs/part__whole/tasks/b.y/xcom")
+    page = page_of_run("airflow:flow/whole", "b", asked_in="flow")
+    assert page.endswith("/dags/flow/runs/whole/tasks/b/xcom")
+
+
+@pytest.mark.parametrize(
+    ("inner", "offered"), [({}, True), ({"granularity": "stage"}, False)], ids=["a begin", "no begin"]
+)
+def test_the_dag_of_a_stage_offers_larger_operators_only_where_a_begin_can_be_one(
+    inner: dict[str, str], offered: bool
+) -> None:
+    with Flow("flow", airflow=SPLIT) as flow, Stage("a"), Stage("inner", airflow=inner):
+        call("x")
+    assert ("granularity" in dags_of(flow)["flow.a"].params) is offered
+
+
+class Instance(SimpleNamespace):
+    """A task instance, as far as operators ask it; the run of the other DAG is in the given state."""
+
+    def __init__(self, state: str, dag_id: str = "flow.b", task_id: str = "b.begin_transaction") -> None:
+        super().__init__(dag_id=dag_id, run_id="own", task_id=task_id, state=state, asked=[], pushed={})
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
         self.asked.append((dag_id, run_id))
+        if self.state == "deleted":
+            raise not_found()
         return str(self.state)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+
+def not_found() -> AirflowRuntimeError:
+    return AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404}))
 
 
 @pytest.fixture
-def begin_of_b(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIPEDAG_CONFIG", raising=False)
     monkeypatch.setenv("PIPEDAG_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def begin_of_b(home: None) -> Any:
     return dags_of(three_stages(flow=SPLIT))["flow.b"].get_task("b.begin_transaction")
 
 
-def session_of(operator: Any, instance: Instance, **conf: Any) -> Any:
-    from pipedag_airflow.provider.form import RunOptions
-
+def context_of(operator: Any, instance: Any, **conf: Any) -> Any:
     params = operator.dag.params.dump() | conf
-    return operator.session({"ti": instance, "params": params}, RunOptions.of(params))
+    return {"ti": instance, "params": params, "dag_run": SimpleNamespace(conf=conf)}
+
+
+def session_of(operator: Any, instance: Instance, **conf: Any) -> Any:
+    context = context_of(operator, instance, **conf)
+    return operator.session(context, operator.asked_for(context))
 
 
 def test_the_run_of_a_stage_is_the_run_of_the_flow(begin_of_b: Any) -> None:
@@ -151,16 +237,7 @@ def test_the_dag_of_a_stage_that_is_run_by_itself_is_of_that_stage_alone(begin_o
     assert session.selection.stages == {"b", "inner"}
 
 
-def test_nothing_is_begun_for_a_run_of_the_flow_that_has_failed(begin_of_b: Any) -> None:
-    instance = Instance("failed")
-    with pytest.raises(AirflowFailException, match=r"run whole of the DAG flow, .* has failed. Clear b there"):
-        session_of(begin_of_b, instance, **{RUN_OF: "whole"})
-    assert instance.asked == [("flow", "whole")]
-
-
-def test_the_operator_of_a_stage_takes_the_colour_of_its_run() -> None:
-    operator = dags_of(three_stages(flow=SPLIT))["flow"].get_task("b")
-    context: Any = {"ti": SimpleNamespace(dag_id="flow", run_id="whole")}
-    operator.execute_complete(context, ("trigger", {"whole": "success"}))
-    with pytest.raises(AirflowFailException, match=r"Stage b: run whole of the DAG flow\.b is failed"):
-        operator.execute_complete(context, ("trigger", {"whole": "failed"}))
+def test_it_knows_what_it_is_a_part_of_also_where_airflow_lets_nobody_change_params(begin_of_b: Any) -> None:
+    context = context_of(begin_of_b, Instance("running"), **{RUN_OF: "whole"})
+    context["params"] = begin_of_b.dag.params.dump()
+    assert begin_of_b.session(context, begin_of_b.asked_for(context)).run_id == "airflow:flow/whole"
