@@ -66,10 +66,12 @@ def run(airflow: LocalAirflow, dag_id: str) -> tuple[float, int]:
     """
     run_id = airflow.client.trigger(dag_id)
     over: dict[str, Any] = airflow.client.wait_run(dag_id, run_id, timeout=3600)
-    tasks = [task for dag in parts(airflow, dag_id) for task in tasks_of(airflow, dag, run_id)]
+    runs = {dag: run_id if dag == dag_id else f"part__{run_id}" for dag in parts(airflow, dag_id)}
+    tasks = [task for dag, its_run in runs.items() for task in tasks_of(airflow, dag, its_run)]
     if over["state"] != "success":
         failed = next(task for task in reversed(tasks) if task["state"] == "failed")
-        log = airflow.client.log(failed["dag_id"], run_id, failed["task_id"], try_number=failed["try_number"])
+        its_run = failed["dag_run_id"]
+        log = airflow.client.log(failed["dag_id"], its_run, failed["task_id"], try_number=failed["try_number"])
         raise RuntimeError(f"The run of {dag_id} is {over['state']}: {failed['task_id']}\n{log[-5000:]}")
     begin, end = (datetime.fromisoformat(over[key]) for key in ("start_date", "end_date"))
     started = [task for task in tasks if task["try_number"] > 0]

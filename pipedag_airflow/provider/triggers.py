@@ -6,11 +6,11 @@ import asyncio
 import logging
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.errors import ConfigError, LockError, PipedagError
@@ -182,8 +182,7 @@ class PartRunTrigger(BaseTrigger):
         """Look until there is nothing to wait for; the event has the state, None if the run was deleted."""
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        # In the thread for such calls: an answer of Airflow's is only read in the event loop of the triggerer.
-        ask = sync_to_async(run_state)
-        while (state := await ask(RuntimeTaskInstance, self.dag_id, self.run_id)) in UNDER_WAY:
+        look = partial(run_state, RuntimeTaskInstance, self.dag_id, self.run_id)
+        while (state := await asyncio.to_thread(look)) in UNDER_WAY:
             await asyncio.sleep(self.poll)
         yield TriggerEvent({"state": state})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import pytest
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import FlowFolder
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.airflow
 
@@ -50,7 +53,7 @@ def both(left, right):
     return Table(left.join(right, on="x"), "both")
 
 
-with Flow("diamond", airflow={"split": "stage"}) as flow:
+with Flow("NAME", airflow={"split": "stage", "schedule": "@once"}) as flow:
     with Stage("one"):
         table = source()
     with Stage("two"):
@@ -68,20 +71,38 @@ class Diamond:
     """The flow, and what its runs do."""
 
     def __init__(self, folder: FlowFolder) -> None:
-        self.folder, self.client = folder, folder.client
+        self.folder, self.client, self.name = folder, folder.client, folder.name
 
     def write(self, version: str, body: str = "pass") -> None:
-        text = DIAMOND.replace("DATA", str(self.folder.data)).replace("VERSION", version).replace("BODY", body)
-        self.folder.write(text)
+        text = DIAMOND.replace("BODY", body).replace("NAME", self.name).replace("VERSION", version)
+        self.folder.write(text.replace("DATA", str(self.folder.data)))
+
+    def scheduled(self) -> str:
+        """The run that Airflow starts by itself, once, when it is over."""
+        run: str = self.wait(lambda: [run["dag_run_id"] for run in self.runs(self.name)])[0]
+        self.client.wait_run(self.name, run, timeout=240)
+        return run
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")["dag_runs"]
+        return found
+
+    def wait(self, look: Callable[[], T]) -> T:
+        """Look until there is something."""
+        deadline = time.monotonic() + 120
+        while not (found := look()):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return found
 
     def run(self, **conf: object) -> str:
-        run = self.client.trigger("diamond", conf)
-        self.client.wait_run("diamond", run, timeout=240)
+        run = self.client.trigger(self.name, conf)
+        self.client.wait_run(self.name, run, timeout=240)
         return run
 
     def clear(self, run: str, *stages: str) -> None:
-        self.client.clear("diamond", run, stages, downstream=True)
-        self.client.wait_run("diamond", run, timeout=240)
+        self.client.clear(self.name, run, stages, downstream=True)
+        self.client.wait_run(self.name, run, timeout=240)
 
     def called(self) -> list[str]:
         """What has been called since it was asked last."""
@@ -96,8 +117,13 @@ class Diamond:
 
     def part(self, stage: str, run: str) -> str | None:
         """The state of the run of a stage's own DAG."""
-        runs = self.client.request("GET", f"/api/v2/dags/diamond.{stage}/dagRuns?limit=100")["dag_runs"]
-        return next((found["state"] for found in runs if found["dag_run_id"] == run), None)
+        runs = self.runs(f"{self.name}.{stage}")
+        return next((found["state"] for found in runs if found["dag_run_id"] == f"part__{run}"), None)
+
+    def instance(self, dag_id: str, run: str, task: str) -> tuple[str | None, int]:
+        """The state of a task instance, and which try it is."""
+        found = {each["task_id"]: each for each in self.client.task_instances(dag_id, run)}[task]
+        return found["state"], found["try_number"]
 
     def version(self) -> str:
         ((version,),) = set(self.folder.query("select version from four.both"))
@@ -108,18 +134,25 @@ def test_first_unchanged_changed_failing_cleared_and_a_part(flows: Callable[[str
     diamond = Diamond(flows("diamond"))
     client, folder = diamond.client, diamond.folder
     diamond.write("1")
-    first = diamond.run()
+    first = diamond.scheduled()
+    assert first.startswith("scheduled__")
     assert client.states("diamond", first) == dict.fromkeys(STAGES, "success")
     assert diamond.ran(first) == set(STAGES)
-    assert set(client.states("diamond.two", first)) == {"two.begin_transaction", "two.left", "two.commit_transaction"}
+    assert set(client.states("diamond.two", f"part__{first}")) == {
+        "two.begin_transaction",
+        "two.left",
+        "two.commit_transaction",
+    }
     assert diamond.called() == ["both", "left", "right", "source"]
     assert folder.tables() == {"one.source": 2, "two.left": 2, "three.right": 2, "four.both": 2}
     link = client.request("GET", f"/api/v2/dags/diamond/dagRuns/{quote(first)}/taskInstances/two/links")
-    assert link["extra_links"]["Run of the stage"].endswith(f"/dags/diamond.two/runs/{quote(first, safe='')}")
+    assert link["extra_links"]["Run of the stage"].endswith(f"/dags/diamond.two/runs/part__{quote(first, safe='')}")
 
     unchanged = diamond.run()
     assert client.states("diamond", unchanged) == dict.fromkeys(STAGES, "success")
     assert diamond.ran(unchanged) == set()
+    link = client.request("GET", f"/api/v2/dags/diamond/dagRuns/{quote(unchanged)}/taskInstances/two/links")
+    assert not link["extra_links"]["Run of the stage"]
     assert (diamond.called(), folder.live()) == ([], dict.fromkeys(STAGES, 1))
 
     diamond.write("2")
@@ -134,7 +167,7 @@ def test_first_unchanged_changed_failing_cleared_and_a_part(flows: Callable[[str
     assert client.states("diamond", failing) == states
     assert (diamond.part("two", failing), diamond.version()) == ("failed", "2")
     log = client.log("diamond", failing, "two", try_number=1)
-    assert f"Stage two: run {failing} of the DAG diamond.two is failed" in log
+    assert f"Stage two: run part__{failing} of the DAG diamond.two is failed" in log
     folder.wait_until_free()
 
     diamond.write("3")
@@ -153,3 +186,50 @@ def test_first_unchanged_changed_failing_cleared_and_a_part(flows: Callable[[str
     assert client.wait_run("diamond.two", alone, timeout=240)["state"] == "success"
     assert client.states("diamond.two", alone)["two.left"] == "skipped"
     folder.wait_until_free()
+
+
+def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Callable[[str], FlowFolder]) -> None:
+    diamond = Diamond(flows("facets"))
+    client, folder = diamond.client, diamond.folder
+    go = folder.data / "go"
+    diamond.write("1", f"import time\n    while not Path({str(go)!r}).exists(): time.sleep(0.05)")
+    run = diamond.wait(lambda: [run["dag_run_id"] for run in diamond.runs("facets")])[0]
+    part = f"part__{run}"
+    diamond.wait(lambda: diamond.part("two", run) == "running")
+    diamond.wait(lambda: "left" in folder_calls(folder))
+    at_work = diamond.instance("facets.two", part, "two.left")
+
+    # Cleared, the operator waits for what is at work.
+    client.clear("facets", run, ["two"], downstream=True)
+    diamond.wait(lambda: diamond.instance("facets", run, "two")[0] == "deferred")
+    assert diamond.instance("facets.two", part, "two.left") == at_work == ("running", 1)
+
+    # Marked as done, it is not taken at its word.
+    client.set_run_state("facets.two", part, "success")
+    assert client.wait_run("facets", run, timeout=240)["state"] == "failed"
+    assert client.states("facets", run)["four"] == "upstream_failed"
+    tried = diamond.instance("facets", run, "two")[1]
+    assert "has not published 'two': somebody has marked it" in client.log("facets", run, "two", try_number=tried)
+    go.touch()
+    diamond.clear(run, "two")
+    assert client.states("facets", run) == dict.fromkeys(STAGES, "success")
+    assert diamond.version() == "1"
+
+    # Deleted, it is not waited for.
+    client.pause("facets.two")
+    run = client.trigger("facets", {"select": ["stage:two"], "cache_validation_mode": "force_cache_invalid"})
+    diamond.wait(lambda: diamond.part("two", run) == "queued")
+    diamond.wait(lambda: diamond.instance("facets", run, "two")[0] == "deferred")
+    client.request("DELETE", f"/api/v2/dags/facets.two/dagRuns/part__{run}")
+    assert client.wait_run("facets", run, timeout=240)["state"] == "failed"
+    assert f"run part__{run} of the DAG facets.two was deleted" in client.log("facets", run, "two", try_number=1)
+    client.pause("facets.two", False)
+    diamond.clear(run, "two")
+    assert client.states("facets", run)["two"] == "success"
+    folder.wait_until_free()
+
+
+def folder_calls(folder: FlowFolder) -> str:
+    """What has been called so far."""
+    file = folder.data / "calls"
+    return file.read_text() if file.exists() else ""
