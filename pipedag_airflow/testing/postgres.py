@@ -49,6 +49,8 @@ OLDEST = 14
 _SETTINGS = {"autovacuum": "off", "listen_addresses": "127.0.0.1", "max_connections": "300"}
 _HASTY = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 _SECONDS_TO_START = 60.0
+#: The states of so many transactions are in one file, at two bits each.
+_TRANSACTIONS_OF_A_FILE = 1 << 20
 #: Another program may take the free port before the server does.
 _ATTEMPTS = 5
 
@@ -121,6 +123,23 @@ class OwnPostgresServer(PostgresServer):
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         self._process.wait()
+        self._start(self.url.port)
+
+    def age(self, transactions: int) -> None:
+        """End all sessions and start the server again as if it had had that many transactions, on its port."""
+        # Template0 has to be frozen, too, and nobody may connect to it.
+        self.execute("UPDATE pg_catalog.pg_database SET datallowconn = true")
+        for database in ("template0", "template1", "postgres"):
+            PostgresServer(self.url.set(database=database).render_as_string()).execute("VACUUM FREEZE")
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait()
+        states = self.folder / "data" / "pg_xact" / f"{transactions // _TRANSACTIONS_OF_A_FILE:04X}"
+        states.write_bytes(bytes(_TRANSACTIONS_OF_A_FILE // 4))
+        owner = (self.folder / "data").stat()
+        os.chown(states, owner.st_uid, owner.st_gid)
+        command = self._command("pg_resetwal", "-f", "-x", str(transactions), "-u", str(transactions - 1000))
+        subprocess.run(**command, stdout=subprocess.PIPE, check=True)
         self._start(self.url.port)
 
     def stop(self) -> None:

@@ -85,13 +85,16 @@ def written_by_us(xmin: str) -> str:
     """Return a condition on the ``xmin`` of a row of the catalog: this transaction has written the row.
 
     What we can see, and is not committed, is ours; the same holds for what a savepoint or a block of PL/pgSQL has
-    written, which has a number of its own. Numbers before that of the transaction are not asked about: of old ones the
-    server does not know any more what became of them.
+    written, which has a number of its own. Two kinds of numbers are not asked about: of those before that of the
+    transaction the server may not know any more what became of them, and those that the snapshot takes as not given
+    out yet it may refuse. We see nothing of the latter but what is ours, and rows that are billions of transactions
+    old, which have kept a number that comes again: to be told apart by what was there before.
     """
     ours = "pg_catalog.pg_current_xact_id()::text::bigint"
     later = f"(({xmin}::text::bigint - {ours}) & 4294967295)"
+    asked = f"{ours} + {later} < pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint"
     status = f"pg_catalog.pg_xact_status(({ours} + {later})::text::xid8)"
-    return f"CASE WHEN {later} < 2147483648 THEN {status} = 'in progress' ELSE false END"
+    return f"CASE WHEN {later} >= 2147483648 THEN false WHEN {asked} THEN {status} = 'in progress' ELSE true END"
 
 
 def objects(
