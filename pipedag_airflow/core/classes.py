@@ -62,15 +62,13 @@ def new_instance(kind: type[T], fields: Mapping[str, Any]) -> T:
 
 
 def with_fields(value: T, function: Callable[[str, Any], Any]) -> T:
-    """Return an instance of a dataclass with a function applied to the name and value of each field.
+    """Return a new instance of a dataclass with a function applied to the name and value of each field.
 
-    It is the very instance if no field becomes another object.
+    It is another one even if no field changes, as whoever gets it may set its fields. What is no field, and was set in
+    ``__post_init__`` say, is taken over.
     """
-    before = field_values(value)
-    after = {name: function(name, field) for name, field in before.items()}
-    if all(after[name] is field for name, field in before.items()):
-        return value
-    return new_instance(type(value), after)
+    fields = {name: function(name, field) for name, field in field_values(value).items()}
+    return new_instance(type(value), {**getattr(value, "__dict__", {}), **fields})
 
 
 @attrs.frozen(eq=False)

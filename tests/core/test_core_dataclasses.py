@@ -382,9 +382,12 @@ def test_the_fields_of_a_dataclass_are_mapped_and_the_class_stays():
     assert value.parts[0].x == 1
 
 
-def test_a_dataclass_in_which_nothing_changes_stays_the_same_object():
+def test_a_dataclass_is_another_object_even_if_nothing_in_it_changes():
     value = Point(1, Fixed(name="n"))
-    assert deep_map(value, lambda leaf: leaf) is value
+    mapped = deep_map(value, lambda leaf: leaf)
+    assert mapped == value
+    assert mapped is not value
+    assert mapped.y is not value.y
 
 
 @pytest.mark.parametrize("leaf", [Point, Color.RED, Failure(1)], ids=repr)

@@ -474,3 +474,46 @@ def test_fields_that_are_called_like_something_of_a_task_are_passed_on(project: 
         use(item.id, item.name, item.keys, item.keys[0])
 
     assert project.run(flow).get(flow["s"]["use"]) == [7, "bolt", ["a"], "a"]
+
+
+@dataclass
+class Counter:
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        self.start = self.n
+
+
+def test_a_task_that_changes_its_argument_changes_it_for_nobody_else(project: Project) -> None:
+    counter = Counter()
+
+    @materialize(name="change", version="1")
+    def change(counter: Counter) -> int:
+        counter.n += 10
+        return counter.n
+
+    @materialize(name="look", version="1")
+    def look(counter: Counter, before: int) -> list[int]:
+        return [before, counter.n, counter.start]
+
+    with Flow("counters") as flow, Stage("one"):
+        seen = look(counter, change(counter))
+    assert project.run(flow).get(seen) == [11, 1, 1], "what __post_init__ added is there, too"
+    assert counter == Counter()
+
+
+def test_what_is_changed_while_a_run_lasts_changes_nothing_in_it(project: Project) -> None:
+    counter = Counter()
+
+    @materialize(version="1")
+    def change() -> int:
+        counter.n = 20
+        return 0
+
+    @materialize(version="1")
+    def look(counter: Counter, before: int) -> int:
+        return counter.n + before
+
+    with Flow("counters") as flow, Stage("one"):
+        seen = look(counter, change())
+    assert project.run(flow).get(seen) == 1
