@@ -15,6 +15,12 @@ from pipedag_airflow.cache.script import without_generations
 
 __all__ = ["executed_text", "query_identity", "query_text"]
 
+#: What stands in place of a stored table is between these while a query is compiled, and between braces in the end:
+#: queries have braces of their own, as DuckDB writes structs with them.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_BRACES = str.maketrans({_OPEN: "{", _CLOSE: "}"})
+_OURS = re.compile(f"{_OPEN}[^{_OPEN}{_CLOSE}]*{_CLOSE}")
+
 
 def query_text(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[str, str] | None = None) -> str:
     """Return a query as text for people, in which stored tables stand under their logical names.
@@ -28,7 +34,8 @@ def query_text(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[s
         schemas: For each stage the schema that its readers see: generations that the user wrote into the query by hand
             stand under the names of their stages, too. See :func:`without_generations`.
     """
-    return without_generations(executed_text(query, _logical_dialect(dialect, named=True)), schemas or {})
+    text = without_generations(executed_text(query, _logical_dialect(dialect, named=True)), schemas or {})
+    return text.translate(_BRACES)
 
 
 def query_identity(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: dict[str, str] | None = None) -> str:
@@ -41,11 +48,11 @@ def query_identity(query: sa.sql.ClauseElement, dialect: sa.Dialect, schemas: di
     text = without_generations(str(compiled), schemas or {})
     # A text within the query may call a table by its name: then the name counts.
     called = [f"{mark} {name}" for name, mark in compiled.aliases.items() if _says(text, name)]
-    return "\n".join([text, *called])
+    return "\n".join([text, *called]).translate(_BRACES)
 
 
 def _says(text: str, name: str) -> bool:
-    own_words = re.sub(r"\{[^{}]*\}", "{}", text)
+    own_words = _OURS.sub("{}", text)
     return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", own_words, re.IGNORECASE) is not None
 
 
@@ -98,7 +105,7 @@ def _logical_dialect(dialect: sa.Dialect, *, named: bool) -> sa.Dialect:
             given = isinstance(name, sa.sql.elements.conv)
             if given and named:
                 return str(name)
-            mark = self.truncated_names.setdefault((ident_class, name), f"{{{len(self.truncated_names)}}}")
+            mark = self.truncated_names.setdefault((ident_class, name), _marked(len(self.truncated_names)))
             if given:
                 self.aliases[str(name)] = mark
             return mark
@@ -112,4 +119,9 @@ def _place(table: Any, named: bool) -> str | None:
     location = getattr(table, "info", {}).get("pipedag")
     if location is None:
         return None
-    return f"{{{location.stage}}}.{{{location.name if named or location.key is None else location.key}}}"
+    what = location.name if named or location.key is None else location.key
+    return f"{_marked(location.stage)}.{_marked(what)}"
+
+
+def _marked(what: str | int) -> str:
+    return f"{_OPEN}{what}{_CLOSE}"

@@ -121,7 +121,9 @@ def test_a_table_that_a_task_gets_twice_is_told_apart_from_itself(dialect):
     assert len({identity(one, one), identity(one, two), identity(two, one), identity(two, two)}) == 4
 
 
-@pytest.mark.parametrize("text", ["flights.day > 1", '"flights".day > 1', "FLIGHTS.day > 1"])
+@pytest.mark.parametrize(
+    "text", ["flights.day > 1", '"flights".day > 1', "FLIGHTS.day > 1", "{'day': flights.day} > {'day': 1}"]
+)
 def test_a_name_that_a_text_within_a_query_says_counts(dialect, text):
     def identity(name):
         made = given(name=name)
