@@ -124,7 +124,7 @@ def decide(
     if anew is None and task.unbound.version is None:
         anew = Decision(False, Reason.NO_VERSION)
     if anew is not None:
-        made = _made_in_this_generation(identity, snapshot)
+        made = _made_by_another(task, identity, snapshot)
         if made is not None:
             return Decision(True, Reason.SAME_CALL, f"the same call as {made.node}"), made
         return anew, None
@@ -152,11 +152,12 @@ def _lost(stored: ObjectRecord, snapshot: Snapshot) -> str:
     return described(stored) if snapshot.inventory.is_emptied(stored) else stored.name
 
 
-def _made_in_this_generation(identity: Identity, snapshot: Snapshot) -> TaskRecord | None:
-    """Return the row of another node of the same call that this run has executed already."""
+def _made_by_another(task: Task, identity: Identity, snapshot: Snapshot) -> TaskRecord | None:
+    """Return the row of another node of the same call that this run has executed already, if it is still there."""
     number = snapshot.generation.number
-    rows = snapshot.candidates.of_call(identity.memo_key)
-    return next((row for row in rows if row.generation == row.produced_by == number), None)
+    rows = (row for row in snapshot.candidates.of_call(identity.memo_key) if row.node != task.id)
+    executed = (row for row in rows if row.generation == row.produced_by == number)
+    return next((row for row in executed if _why_unusable(row, snapshot) is None), None)
 
 
 def _why(task: Task, identity: Identity, snapshot: Snapshot) -> Decision:

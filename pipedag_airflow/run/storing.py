@@ -15,17 +15,17 @@ import attrs
 
 from pipedag_airflow.backend.metadata import ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Reason
-from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.values import dump_stored
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import duplicate_name, pending, reusable
 from pipedag_airflow.run.emptied import check_rows, emptied_places, is_emptied
+from pipedag_airflow.run.failures import failure_text
 from pipedag_airflow.run.ground import check_inputs, check_open
 from pipedag_airflow.run.outputs import Output, Prepared, renamed, store_output
 from pipedag_airflow.run.sources import tables_read, with_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.core.task import Task
@@ -79,18 +79,24 @@ def store_result(
         if done is not None:
             return done, Decision(True, Reason.VALID, "made by another process of this run meanwhile")
         check_open(transaction, snapshot)
-        twin = None if decision.reason is Reason.FORCED else _same_call(standing, row)
+        twin = None if decision.reason is Reason.FORCED else next(iter(_same_calls(standing, row)), None)
+        emptied: list[TaskRecord] = []
         if twin is not None:
             decision = Decision(True, Reason.SAME_CALL, f"the same call as {twin.node}")
             row = _twin_row(row, twin, decision)
         else:
-            _drop_earlier_attempt(session, transaction, rows, row)
+            # What a crash has emptied is made anew for all nodes of the call.
+            emptied = [other for other in _same_calls(rows, row) if other not in standing]
+            replaced = {row.node, *(other.node for other in emptied)}
+            schema = session.store.generation_schema(row.stage, row.generation)
+            _drop_earlier_attempts(schema, transaction, rows, replaced)
             objects = _store_objects(session, transaction, snapshot, task, prepared.outputs)
-            _check_names(transaction, snapshot, row, objects)
+            _check_names(transaction, snapshot, row, objects, replaced)
             output = dump_stored(prepared.value, f"Task {task.id!r}: result", session.classes)
             seconds = time.monotonic() - started
             row = attrs.evolve(row, objects=tuple(objects), output=output, seconds=seconds)
-        transaction.metadata.write_tasks([row])
+        again = Decision(True, Reason.SAME_CALL, f"the same call as {row.node}")
+        transaction.metadata.write_tasks([row, *(_twin_row(other, row, again) for other in emptied)])
         check_inputs(transaction, snapshot)
         tables = tables_read(task, snapshot)
         check_rows(task, tables, emptied_places(transaction, tables), snapshot)
@@ -112,7 +118,7 @@ def store_valid(
             return done, decision
         check_open(transaction, snapshot)
         if row.twin is None:
-            _check_names(transaction, snapshot, row, list(row.objects))
+            _check_names(transaction, snapshot, row, list(row.objects), {row.node})
         transaction.metadata.write_tasks([row])
         check_inputs(transaction, snapshot)
     return row, decision
@@ -125,7 +131,7 @@ def record_failure(session: RunSession, snapshot: Snapshot, task: Task, error: E
         pending(session, snapshot, task, Decision(False, Reason.FIRST_RUN), None),
         state=TaskState.FAILED,
         reason="failed",
-        detail=without_secrets(f"{type(error).__name__}: {error}")[:2000],
+        detail=failure_text(error),
         cache_function_hash=None if own is None else own.cache_function_hash,
     )
     try:
@@ -164,18 +170,14 @@ def _finished_meanwhile(rows: list[TaskRecord], row: TaskRecord) -> TaskRecord |
     )
 
 
-def _same_call(rows: list[TaskRecord], row: TaskRecord) -> TaskRecord | None:
-    """Return the row of another node that made the same call in this generation."""
-    return next(
-        (
-            other
-            for other in rows
-            if other.node != row.node
-            and other.state.has_output
-            and (other.memo_key, other.name) == (row.memo_key, row.name)
-        ),
-        None,
-    )
+def _same_calls(rows: list[TaskRecord], row: TaskRecord) -> list[TaskRecord]:
+    """Return the rows of other nodes that made the same call in this generation."""
+    call = (row.memo_key, row.name)
+    return [
+        other
+        for other in rows
+        if other.node != row.node and other.state.has_output and (other.memo_key, other.name) == call
+    ]
 
 
 def _twin_row(row: TaskRecord, twin: TaskRecord, decision: Decision) -> TaskRecord:
@@ -191,12 +193,11 @@ def _twin_row(row: TaskRecord, twin: TaskRecord, decision: Decision) -> TaskReco
     )
 
 
-def _drop_earlier_attempt(
-    session: RunSession, transaction: SQLTransaction, rows: list[TaskRecord], row: TaskRecord
+def _drop_earlier_attempts(
+    schema: str, transaction: SQLTransaction, rows: list[TaskRecord], replaced: Collection[str]
 ) -> None:
-    """Drop what the task itself has made in this generation before: it is built anew, perhaps under other names."""
-    schema = session.store.generation_schema(row.stage, row.generation)
-    earlier = [stored for other in rows if other.node == row.node and other.twin is None for stored in other.objects]
+    """Drop what nodes have made in this generation before: it is built anew, perhaps under other names."""
+    earlier = [stored for row in rows if row.node in replaced and row.twin is None for stored in row.objects]
     transaction.drop_objects(schema, [str(stored.location) for stored in earlier if stored.container == schema])
 
 
@@ -224,10 +225,16 @@ def _store_objects(
     return objects
 
 
-def _check_names(transaction: SQLTransaction, snapshot: Snapshot, row: TaskRecord, objects: list[ObjectRecord]) -> None:
+def _check_names(
+    transaction: SQLTransaction,
+    snapshot: Snapshot,
+    row: TaskRecord,
+    objects: list[ObjectRecord],
+    replaced: Collection[str],
+) -> None:
     for kind in sorted({stored.kind for stored in objects}):
         named = {stored.name: stored for stored in objects if stored.kind is kind}
         owners = transaction.metadata.object_owners(snapshot.stage, snapshot.generation.number, kind, list(named))
         for name, owner in owners.items():
-            if owner != row.node:
+            if owner not in replaced:
                 raise duplicate_name(named[name], owner, row.node)

@@ -333,3 +333,38 @@ def test_history_and_rollback_say_that_a_crash_has_emptied_a_table(project: Proj
     assert any("EMPTIED" in line for line in show_history(project.config(), "one"))
     with pytest.raises(StageError, match=r"a crash of the server has emptied fast"):
         rollback(project.config(), "one", to=1)
+
+
+@pytest.mark.parametrize(
+    ("version", "made", "first"),
+    [
+        ("1", ["one.fast"], "one.fast__2"),
+        ("1", ["one.fast", "one.fast__2", "one.fast__3"], "one.fast__2"),
+        (None, ["one.fast"], "one.fast"),
+        (None, ["one.fast", "one.fast__2", "one.fast__3"], "one.fast__2"),
+    ],
+)
+def test_a_call_that_a_crash_has_emptied_is_made_again_by_whichever_task_comes_first(
+    project: Project, crash: Callable[[], None], version: str | None, made: list[str], first: str
+) -> None:
+    @materialize(version=version)
+    def fast() -> Table[Any]:
+        project.call("fast")
+        return Table(pl.DataFrame({"x": [1, 2, 3]}), "fast%%", materialization_details="fast")
+
+    with Flow("calls") as flow, Stage("one"):
+        fast(), fast(), fast()
+    begin(project.session(flow), "one")
+    for node in made:
+        execute(project.session(flow), node)
+    crash()
+
+    tables = {execute(project.session(flow), first).tables}
+    for node in ("one.fast", "one.fast__2", "one.fast__3"):
+        tables.add(execute(project.session(flow), node).tables)
+    assert project.called == ["fast", "fast"], "once before the crash, and once after it"
+    assert len(tables) == 1
+    assert publish(project.session(flow), "one").published
+    [[(table, _, rows)]] = tables
+    assert rows == 3
+    assert project.query(f"select count(*) from one.{table}") == [(3,)]
