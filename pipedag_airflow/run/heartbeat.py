@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from pipedag_airflow.errors import PipedagError, StaleRunError
+from pipedag_airflow.errors import StaleRunError
 
 if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import LockManager, Owner
@@ -64,7 +64,7 @@ class RunHeartbeat:
         while not self._stop.wait(self._seconds / 3):
             try:
                 self.beat()
-            except PipedagError as error:
+            except Exception as error:  # of a driver, too: without this thread the stages would be lost
                 log.warning(
                     "The stages of run %s could not be renewed; trying again in %g s. %s: %s",
                     self._owner.run_id,

@@ -110,6 +110,25 @@ def test_the_heartbeat_of_a_run_goes_on_after_the_locks_could_not_be_reached(
     heartbeat.stop()
 
 
+def test_the_heartbeat_of_a_run_goes_on_after_any_exception(
+    project: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = project.config().lock_manager
+    owner = Owner.this_process("local:1")
+    locks.acquire("one", owner, seconds=0.3)
+
+    def broken() -> None:
+        raise OSError("of a driver")
+
+    heartbeat = RunHeartbeat(locks, owner, 0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "leases", broken)
+        heartbeat.start()
+        until(lambda: "could not be renewed; trying again in 0.1 s. OSError: of a driver" in caplog.text)
+    until(lambda: locks.holder("one").expires > locks.now())
+    heartbeat.stop()
+
+
 def test_a_result_reads_what_its_own_run_made_or_says_that_it_is_gone(project: Project) -> None:
     def version(number: int) -> Flow:
         @materialize(version=str(number), input_type=pl.DataFrame)
