@@ -15,6 +15,7 @@ from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_inpu
 from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.errors import AutoVersionError
 from pipedag_airflow.run.decide import carried, decide, identity_of, pending
+from pipedag_airflow.run.failures import failure_text
 from pipedag_airflow.run.inputs import reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import decide_lazy_ahead
 
@@ -176,7 +177,7 @@ class _Deciding:
         try:
             identity = identity_of(session, task, arguments, snapshot)
         except (Exception, SystemExit) as error:  # whatever the user's code raises
-            return Decision(False, Reason.DECIDED_LATER, _why_unknown(error)), None, None
+            return Decision(False, Reason.DECIDED_LATER, _why_unknown(task, error)), None, None
         if self._thread is not threading.current_thread():
             return Decision(False, Reason.DECIDED_LATER), identity, None
         evaluation.identity = identity
@@ -201,9 +202,14 @@ def _identity_takes_code(task: Task) -> bool:
     return task.unbound.cache is not None or task.unbound.version is AUTO_VERSION
 
 
-def _why_unknown(error: BaseException) -> str:
-    source = "AUTO_VERSION" if isinstance(error, AutoVersionError) else "cache function"
-    return f"{source}: {type(error).__name__}: {error}"
+def _why_unknown(task: Task, error: BaseException) -> str:
+    if isinstance(error, AutoVersionError):
+        source = "AUTO_VERSION"
+    elif task.unbound.cache is not None:
+        source = "cache function"
+    else:
+        source = "AUTO_VERSION" if task.unbound.version is AUTO_VERSION else "arguments"
+    return f"{source}: {failure_text(error)}"
 
 
 def _made_earlier(task: Task, snapshot: Snapshot) -> TaskRecord | None:

@@ -140,31 +140,17 @@ def _attempt(session: RunSession, task: Task, revision: int, known: Snapshot | N
     forced = own is not None and own.state.has_output and revision > own.revision
     if own is not None and own.state.has_output and not forced and snapshot.has_rows(own):
         return _reported(snapshot, own, Decision(True, Reason.VALID, "made earlier in this run"))
-    identity = identity_of(session, task, arguments, snapshot)
-    decision: Decision | None = Decision(False, Reason.FORCED, "built anew on request")
-    if not forced:
-        decision, found = decide(session, task, identity, snapshot)
-        if found is not None:
-            assert decision is not None
-            row = carried(found, snapshot, task, decision, reads_open(task, snapshot))
-            return _reported(snapshot, *store_valid(session, snapshot, attrs.evolve(row, revision=revision), decision))
-    return _run(session, task, identity, arguments, snapshot, decision, revision)
+    return _run(session, task, arguments, snapshot, revision, forced=forced)
 
 
 def _run(
-    session: RunSession,
-    task: Task,
-    identity: Identity,
-    arguments: dict[str, Any],
-    snapshot: Snapshot,
-    decision: Decision | None,
-    revision: int,
+    session: RunSession, task: Task, arguments: dict[str, Any], snapshot: Snapshot, revision: int, *, forced: bool
 ) -> tuple[TaskReport, TaskRecord]:
-    started = time.monotonic()
+    """Decide and make a task; whatever fails, the user's cache function included, is a failure of the task."""
     materializer = Materializer(session, task, snapshot)
     objects: tuple[ObjectRecord, ...] = ()
     try:
-        row, decision = _make(materializer, identity, arguments, decision, revision, started)
+        row, decision = _decide_or_make(materializer, arguments, revision, forced=forced)
         objects = row.objects
     except GroundMovedError:
         raise
@@ -178,6 +164,21 @@ def _run(
     finally:
         materializer.drop_unless_in(objects)
     return _reported(snapshot, row, decision)
+
+
+def _decide_or_make(
+    materializer: Materializer, arguments: dict[str, Any], revision: int, *, forced: bool
+) -> tuple[TaskRecord, Decision]:
+    session, task, snapshot = materializer.session, materializer.task, materializer.snapshot
+    identity = identity_of(session, task, arguments, snapshot)
+    decision: Decision | None = Decision(False, Reason.FORCED, "built anew on request")
+    if not forced:
+        decision, found = decide(session, task, identity, snapshot)
+        if found is not None:
+            assert decision is not None
+            row = carried(found, snapshot, task, decision, reads_open(task, snapshot))
+            return store_valid(session, snapshot, attrs.evolve(row, revision=revision), decision)
+    return _make(materializer, identity, arguments, decision, revision, time.monotonic())
 
 
 def _make(

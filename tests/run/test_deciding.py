@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from pipedag_airflow import AUTO_VERSION, Flow, Stage, materialize
+from pipedag_airflow.config.known_secrets import known_secrets
 from pipedag_airflow.errors import AutoVersionError, FreshInputError, StageError
 from pipedag_airflow.run.begin import begin
 from pipedag_airflow.run.execute import execute
@@ -94,6 +95,42 @@ def test_what_fails_while_begin_decides_a_task_fails_in_its_own_step_and_no_othe
     with pytest.raises(StageError, match=r"one\.odd"):
         publish(session, "one")
     assert project.called == ["good"]
+
+
+@pytest.mark.parametrize("given", [{"cache": broken}, {"odd": unfollowable()}], ids=["cache function", "AUTO_VERSION"])
+def test_a_task_that_cannot_be_decided_in_its_own_step_has_failed(project: Project, given: dict[str, Any]) -> None:
+    session = project.session(two_tasks(project, **given))
+    begin(session, "one")
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the record is compared with it
+        execute(session, "one.odd")
+
+    rows = project.query("select state, reason, detail from pipedag_metadata.task where node = 'one.odd'")
+    assert rows == [("failed", "failed", f"{raised.type.__name__}: {raised.value}")]
+
+
+def test_what_a_begin_notes_of_an_exception_has_no_secrets_and_is_not_too_long(project: Project) -> None:
+    known_secrets.learn(["swordfish"])
+
+    def chatty() -> int:
+        raise RuntimeError("swordfish " + 3000 * "x")
+
+    odd, _ = begin(project.session(two_tasks(project, cache=chatty)), "one").decisions.values()
+    assert odd.detail.startswith("cache function: RuntimeError: *** xxx")
+    assert len(odd.detail) < 2100
+
+
+def test_an_argument_that_cannot_be_compared_is_not_called_a_failure_of_a_cache_function(project: Project) -> None:
+    arguments: list[Any] = [1]
+
+    @materialize(version="1")
+    def odd(arguments: list[Any]) -> int:
+        return len(arguments)
+
+    with Flow("odd") as flow, Stage("one"):
+        odd(arguments)
+    arguments[0] = {1, 2}
+    (decision,) = begin(project.session(flow), "one").decisions.values()
+    assert decision.detail.startswith("arguments: UnsupportedValueError: Task 'one.odd'")
 
 
 @pytest.mark.parametrize(("given", "error", "detail"), FAILURES)
