@@ -395,6 +395,18 @@ def test_a_function_of_a_library_that_is_a_task_counts_by_the_version_of_the_lib
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "import sys\ndef task(net):\n    print(sys.version_info)\n    return net.modules()",
+        "import importlib.resources\ndef task(cache):\n    cache.reload()\n    return importlib.resources.files('json')",
+        "import sys\ndef task(net):\n    def inner(): return sys.maxsize\n    return [inner(), net.modules]",
+    ],
+)
+def test_an_attribute_of_another_object_is_not_taken_for_one_of_a_module(source: str) -> None:
+    assert version(source) == version(source)
+
+
+@pytest.mark.parametrize(
     ("source", "named"),
     [
         ("import sys\nf = sys.__stdin__\ndef task(x): return f.read()", "uses f"),
@@ -410,6 +422,12 @@ def test_a_function_of_a_library_that_is_a_task_counts_by_the_version_of_the_lib
         ("import sys\ndef task(x): return sys.modules['helpers'].half(x)", "uses sys.modules"),
         ("from sys import modules\ndef task(x): return modules['helpers'].half(x)", "uses modules"),
         ("def task(x):\n    import sys as s\n    return s.modules['helpers'].half(x)", "uses sys.modules"),
+        ("import sys\ndef task(x):\n    s = sys\n    return s.modules['helpers'].half(x)", "uses sys.modules"),
+        (
+            "import importlib.util\ndef task(x):\n    u = importlib.util\n    return u.module_from_spec(x)",
+            "uses importlib.util.module_from_spec",
+        ),
+        ("import importlib.util as u\ndef task(x): return u.module_from_spec(x)", "uses importlib.util.module_from_spec"),
         ("import runpy\ndef task(x): return runpy.run_path('helpers.py')['half'](x)", "uses runpy.run_path"),
         ("import pydoc\ndef task(x): return pydoc.locate('helpers.half')(x)", "uses pydoc.locate"),
         ("import builtins\ndef task(x): return builtins.eval('x + y')", "uses builtins.eval"),

@@ -20,7 +20,7 @@ from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.values import classes_in
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["CodeVersion", "code_version", "what_changed"]
 
@@ -89,6 +89,21 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return f"the code of the task changed: {', '.join(edited + added + gone) or 'its packages'}"
 
 
+def _hidden_behind(value: Any, taken: Iterable[str], anywhere: Iterable[str]) -> str | None:
+    """Return what finds code by a text, of what is taken of a value at once.
+
+    A module that is held by another name first, or passed on, may be what any attribute in the function is taken of.
+    """
+    for name in taken:
+        if not isinstance(value, types.ModuleType):
+            return None
+        hidden = hidden_in(value.__name__, [name])
+        if hidden is not None:
+            return hidden
+        value = getattr(value, name, None)
+    return hidden_in(value.__name__, anywhere) if isinstance(value, types.ModuleType) else None
+
+
 def _frame_kinds() -> list[type]:
     """Return the classes of the loaded frame libraries that users extend by methods and namespaces of their own."""
     return [
@@ -153,11 +168,11 @@ class _Walk(Describer):
             raise refusal(self.where, user, reading.changed_globals[0], "a global name that the code assigns")
 
     def _refuse_hidden(self, use: NameUse | ImportUse, reading: Reading, namespace: dict[str, Any], user: str) -> None:
-        """Refuse what finds code by a text, also where its module is held by another name first."""
-        module: Any = use.module if isinstance(use, ImportUse) else namespace.get(use.name)
-        module = module.__name__ if isinstance(module, types.ModuleType) else module
-        taken = use.names if isinstance(use, ImportUse) and use.names else reading.attributes
-        hidden = hidden_in(module, taken) if isinstance(module, str) else None
+        """Refuse what finds code by a text."""
+        if isinstance(use, ImportUse):
+            hidden = hidden_in(use.module, use.names or reading.attributes)
+        else:
+            hidden = _hidden_behind(namespace.get(use.name), use.attributes, reading.attributes)
         if hidden is not None:
             raise refusal(self.where, user, hidden, HIDES)
 
