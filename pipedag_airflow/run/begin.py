@@ -13,6 +13,7 @@ from pipedag_airflow.run.deciding import decide_stage
 from pipedag_airflow.run.ground import GroundMovedError, check_open
 from pipedag_airflow.run.inputs import check_unselected_inputs
 from pipedag_airflow.run.release import FINISHED, release_finished
+from pipedag_airflow.run.replaced import drop_replaced
 from pipedag_airflow.run.snapshot import Snapshot, take_snapshot
 from pipedag_airflow.run.unchanged import is_unchanged
 
@@ -134,10 +135,18 @@ def _enclosing_over(session: RunSession, transaction: SQLTransaction, stage: str
 
 
 def _write_decisions(transaction: SQLTransaction, snapshot: Snapshot, rows: Mapping[str, TaskRecord]) -> None:
-    """Record the decisions, but leave alone what tasks of the stage have recorded since the snapshot."""
-    number = snapshot.generation.number
-    now = transaction.metadata.task_states(snapshot.stage, number)
-    transaction.metadata.write_tasks([row for node, row in rows.items() if now.get(node) == snapshot.states.get(node)])
+    """Record the decisions, but leave alone what tasks of the stage have recorded since the snapshot.
+
+    What they had made in this generation goes with the rows that described it.
+    """
+    stage, number = snapshot.stage, snapshot.generation.number
+    now = transaction.metadata.task_states(stage, number)
+    decided = [row for node, row in rows.items() if now.get(node) == snapshot.states.get(node)]
+    replaced = [row.node for row in decided if row.node in now and now[row.node].has_output]
+    if replaced:
+        earlier = transaction.metadata.read_tasks([(stage, number)], nodes=replaced)
+        drop_replaced(transaction, earlier, rows.values())
+    transaction.metadata.write_tasks(decided)
 
 
 def open_stage(session: RunSession, transaction: SQLTransaction, stage: str, nodes: tuple[str, ...]) -> Snapshot:

@@ -14,7 +14,7 @@ import attrs
 from pipedag_airflow.cache.decision import Decision, Identity, Reason, hash_inputs
 from pipedag_airflow.core.auto_version import AUTO_VERSION
 from pipedag_airflow.errors import AutoVersionError
-from pipedag_airflow.run.decide import carried, decide, identity_of, pending
+from pipedag_airflow.run.decide import carried, claim, decide, identity_of, pending
 from pipedag_airflow.run.failures import failure_text
 from pipedag_airflow.run.inputs import reads_open, resolve_arguments
 from pipedag_airflow.run.lazy import decide_lazy_ahead
@@ -50,7 +50,16 @@ def decide_stage(
     """
     deciding = _Deciding(session, snapshot, tasks)
     deciding.run()
+    _settle_twins(snapshot, deciding.rows)
     return deciding.decisions, deciding.rows
+
+
+def _settle_twins(snapshot: Snapshot, rows: dict[str, TaskRecord]) -> None:
+    """Let what two tasks had made by one call be that of the second, if the first one is to make something else."""
+    for node, row in rows.items():
+        if row.twin is not None:
+            rows[node] = claim(attrs.evolve(row, twin=None), snapshot)
+            snapshot.add(rows[node])
 
 
 @attrs.define

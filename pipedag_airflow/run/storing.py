@@ -22,6 +22,7 @@ from pipedag_airflow.run.emptied import check_rows, emptied_places, is_emptied
 from pipedag_airflow.run.failures import failure_text
 from pipedag_airflow.run.ground import check_inputs, check_open
 from pipedag_airflow.run.outputs import Output, Prepared, renamed, store_output
+from pipedag_airflow.run.replaced import drop_replaced
 from pipedag_airflow.run.sources import tables_read, with_sources
 
 if TYPE_CHECKING:
@@ -85,11 +86,10 @@ def store_result(
             decision = Decision(True, Reason.SAME_CALL, f"the same call as {twin.node}")
             row = _twin_row(row, twin, decision)
         else:
-            # What a crash has emptied is made anew for all nodes of the call.
+            # What a crash has emptied is made anew for all nodes of the call; all of it perhaps under other names.
             emptied = [other for other in _same_calls(rows, row) if other not in standing]
             replaced = {row.node, *(other.node for other in emptied)}
-            schema = session.store.generation_schema(row.stage, row.generation)
-            _drop_earlier_attempts(schema, transaction, rows, replaced)
+            drop_replaced(transaction, [other for other in rows if other.node in replaced])
             objects = _store_objects(session, transaction, snapshot, task, prepared.outputs)
             _check_names(transaction, snapshot, row, objects, replaced)
             output = dump_stored(prepared.value, f"Task {task.id!r}: result", session.classes)
@@ -119,6 +119,7 @@ def store_valid(
         check_open(transaction, snapshot)
         if row.twin is None:
             _check_names(transaction, snapshot, row, list(row.objects), {row.node})
+        drop_replaced(transaction, [other for other in rows if other.node == row.node], [row])
         transaction.metadata.write_tasks([row])
         check_inputs(transaction, snapshot)
     return row, decision
@@ -191,14 +192,6 @@ def _twin_row(row: TaskRecord, twin: TaskRecord, decision: Decision) -> TaskReco
         revision=row.revision,
         twin=twin.twin or twin.node,
     )
-
-
-def _drop_earlier_attempts(
-    schema: str, transaction: SQLTransaction, rows: list[TaskRecord], replaced: Collection[str]
-) -> None:
-    """Drop what nodes have made in this generation before: it is built anew, perhaps under other names."""
-    earlier = [stored for row in rows if row.node in replaced and row.twin is None for stored in row.objects]
-    transaction.drop_objects(schema, [str(stored.location) for stored in earlier if stored.container == schema])
 
 
 def _store_objects(

@@ -398,7 +398,7 @@ def test_a_function_of_a_library_that_is_a_task_counts_by_the_version_of_the_lib
     "source",
     [
         "import sys\ndef task(net):\n    print(sys.version_info)\n    return net.modules()",
-        "import importlib.resources\ndef task(cache):\n    cache.reload()\n    return importlib.resources.files('json')",
+        "import importlib.resources\ndef task(it):\n    it.reload()\n    return importlib.resources.files('json')",
         "import sys\ndef task(net):\n    def inner(): return sys.maxsize\n    return [inner(), net.modules]",
     ],
 )
@@ -427,7 +427,10 @@ def test_an_attribute_of_another_object_is_not_taken_for_one_of_a_module(source:
             "import importlib.util\ndef task(x):\n    u = importlib.util\n    return u.module_from_spec(x)",
             "uses importlib.util.module_from_spec",
         ),
-        ("import importlib.util as u\ndef task(x): return u.module_from_spec(x)", "uses importlib.util.module_from_spec"),
+        (
+            "import importlib.util as u\ndef task(x): return u.module_from_spec(x)",
+            "uses importlib.util.module_from_spec",
+        ),
         ("import runpy\ndef task(x): return runpy.run_path('helpers.py')['half'](x)", "uses runpy.run_path"),
         ("import pydoc\ndef task(x): return pydoc.locate('helpers.half')(x)", "uses pydoc.locate"),
         ("import builtins\ndef task(x): return builtins.eval('x + y')", "uses builtins.eval"),

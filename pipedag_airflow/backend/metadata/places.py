@@ -44,6 +44,12 @@ class PlaceRepository:
         )
         return {(schema, name) for schema, name in self.connection.execute(query.distinct())} & set(places)
 
+    def shown_by_others(self, stage: str) -> set[Place]:
+        """Return the places of the tables that views of other stages show."""
+        stored = self.stored
+        query = sa.select(stored.c.sources).where(stored.c.sources.is_not(None), stored.c.stage != stage)
+        return {(schema, name) for text in self.connection.scalars(query) for schema, name in json.loads(text)}
+
     def note_copy(self, stage: str, generation: int, name: str, place: Place) -> None:
         """Record that a generation has a copy of its own of a table."""
         this = self._is_in_schema & (self.stored.c.stage == stage) & (self.stored.c.generation == generation)

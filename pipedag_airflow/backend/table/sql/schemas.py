@@ -113,6 +113,10 @@ class StoreSchemas:
                 see that. It has all that the transaction itself has made.
         """
 
+    @abstractmethod
+    def identities(self, connection: sa.Connection, schema: str) -> dict[Place, int]:
+        """Return by what the database tells each table and view of a schema from others that have had its name."""
+
     def copy_table(self, connection: sa.Connection, source: Place, target: Place) -> None:
         """Copy a table with its rows, keys and indexes; to be provided by a store that tells of ``held_tables``.
 

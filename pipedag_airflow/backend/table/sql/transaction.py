@@ -236,7 +236,7 @@ class SQLTransaction:
                 statement.
         """
         self.create_schema(schema)
-        before = {*self.objects([schema]), *self.definitions([schema])}
+        before, defined_before = self.store.identities(self.connection, schema), self.definitions([schema])
         for number, statement in enumerate(statements, start=1):
             which = f"Statement {number} of {len(statements)} of the script of task {task!r}"
             shown = in_message(statement)
@@ -251,7 +251,9 @@ class SQLTransaction:
                 raise StoreError(f"{which} failed: {self.store.reason(error)}{shown}") from error
         # Other tasks store their tables in the same schema meanwhile.
         there = self.store.list_objects(self.connection, [schema], own=True)
-        made = {key: kind for key, kind in there.items() if key not in before}
+        now = self.store.identities(self.connection, schema)
+        # What was only changed is not made; what was dropped and made anew is.
+        made = {key: kind for key, kind in there.items() if key in now and now[key] != before.get(key)}
         columns = self.columns(schema)
         unlogged = self.store.list_unlogged(self.connection, [schema])
         tables = {
@@ -269,7 +271,7 @@ class SQLTransaction:
         for name, facts in tables.items():
             self._log_stored(schema, name, facts)
         defined = self.store.list_definitions(self.connection, [schema], own=True)
-        return ScriptFacts(tables, tuple(label for place, label in defined if (place, label) not in before))
+        return ScriptFacts(tables, tuple(label for place, label in defined if (place, label) not in defined_before))
 
     def refuse_names_in_text(self, schema: str, labels: Collection[str], task: str) -> None:
         """Refuse functions whose text names the schema of a generation: they could not find what has left it.

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from pipedag_airflow.backend.metadata import Place
+
 __all__ = ["DuckDBTableStore"]
 
 _INCOMING = "pipedag_incoming"
@@ -215,16 +217,33 @@ class DuckDBTableStore(SQLTableStore):
     ) -> dict[tuple[str, str], ObjectType]:
         """Return the tables of schemas, and then the views; a transaction never sees what others do meanwhile."""
         del own
+        return {place: kind for place, kind, _ in self._relations(connection, schemas)}
+
+    def identities(self, connection: sa.Connection, schema: str) -> dict[Place, int]:
+        """Return the object ids of the tables and views of a schema."""
+        return {place: oid for place, _, oid in self._relations(connection, [schema])}
+
+    def _relations(self, connection: sa.Connection, schemas: Sequence[str]) -> list[tuple[Place, ObjectType, int]]:
+        """Return the tables of schemas, and then the views, with their object ids.
+
+        The oldest come first: a foreign key is part of a new table, so that it is never to a newer one.
+        """
         names: sa.BindParameter[Any] = sa.bindparam("schemas", list(schemas), expanding=True)
         query: sa.CompoundSelect[Any] = sa.union_all(
             *(
-                sa.select(sa.column("schema_name"), sa.column(f"{kind}_name"), sa.literal(kind.upper()))
+                sa.select(
+                    sa.column("schema_name"),
+                    sa.column(f"{kind}_name"),
+                    sa.literal(kind.upper()).label("kind"),
+                    sa.column(f"{kind}_oid").label("oid"),
+                )
                 .select_from(getattr(sa.func, f"duckdb_{kind}s")())
                 .where(sa.column("schema_name").in_(names), sa.column("database_name") == sa.func.current_database())
                 for kind in ("table", "view")
             )
         )
-        return {(schema, name): ObjectType(kind) for schema, name, kind in connection.execute(query)}
+        rows = connection.execute(query.order_by("kind", "oid"))
+        return [((schema, name), ObjectType(kind), oid) for schema, name, kind, oid in rows]
 
     def list_columns(
         self, connection: sa.Connection, schema: str, table: str | None = None

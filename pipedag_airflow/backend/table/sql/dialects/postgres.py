@@ -278,6 +278,10 @@ class PostgresTableStore(SQLTableStore):
         """Return what the tables and views of schemas are, in the order in which they were made."""
         return catalog.objects(connection, schemas, own=own)
 
+    def identities(self, connection: sa.Connection, schema: str) -> dict[Place, int]:
+        """Return the object ids of the tables and views of a schema."""
+        return {(schema, name): oid for oid, name, _ in catalog.relations(connection, schema)}
+
     def list_definitions(self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False) -> list[Place]:
         """Return the functions, sequences and types of schemas, in the order in which they were made."""
         return list(definitions(connection, schemas, own=own))
