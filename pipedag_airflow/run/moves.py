@@ -14,11 +14,12 @@ import attrs
 from pipedag_airflow.backend.metadata import ObjectKind
 from pipedag_airflow.backend.table.sql import ddl
 from pipedag_airflow.backend.table.sql.facts import ObjectType
+from pipedag_airflow.backend.table.sql.names import marked
 from pipedag_airflow.backend.table.sql.relocation import Move, Relocation
 from pipedag_airflow.run.publication import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from pipedag_airflow.backend.metadata import ObjectRecord, Place
     from pipedag_airflow.run.publication import Publication
@@ -35,10 +36,10 @@ def move_tables(publication: Publication) -> None:
     staying = {target for name, target in targets.items() if place_of(after[name]) == target}
     leaving = [table for table in before.values() if _is_shown(publication, table) and place_of(table) not in staying]
     # A table that only gets another name leaves as the one, and arrives as the other.
-    archived = {place_of(table): _archived(publication, table) for table in leaving}
+    archived = _archived(publication, leaving)
     changed = sorted(name for name, target in targets.items() if target not in staying)
     arriving = [Move(archived.get(place_of(after[name]), place_of(after[name])), targets[name]) for name in changed]
-    _relocate(publication, leaving, arriving, _read_views(publication), staying=sorted(staying))
+    _relocate(publication, archived, arriving, _read_views(publication), staying=sorted(staying))
     publication.changed += [name for name in changed if _is_table(after[name])]
     publication.removed += sorted(name for name in before.keys() - after.keys() if _is_table(before[name]))
 
@@ -63,26 +64,28 @@ def bring_home(publication: Publication) -> None:
     there = [table for table in before.values() if _is_shown(publication, table)]
     if not there:
         return
+    archived = _archived(publication, there)
     for records in (before, after):
         for name, table in records.items():
             if _is_shown(publication, table):
-                records[name] = attrs.evolve(table, container=publication.archive)
+                schema, location = archived[place_of(table)]
+                records[name] = attrs.evolve(table, container=schema, location=location)
     tables = (table for table in after.values() if _is_table(table))
     shown = {publication.target_of(table): place_of(table) for table in tables}
-    places = sorted(shown.keys() & set(map(place_of, there)))
-    _relocate(publication, there, [], [], [ddl.CreateView(*place, *shown[place]) for place in places])
+    places = sorted(shown.keys() & archived.keys())
+    _relocate(publication, archived, [], [], [ddl.CreateView(*place, *shown[place]) for place in places])
 
 
 def _relocate(
     publication: Publication,
-    leaving: Iterable[ObjectRecord],
+    leaving: Mapping[Place, Place],
     arriving: Iterable[Move],
     views: Iterable[Place],
     made: Iterable[ddl.CreateView] = (),
     staying: Iterable[Place] = (),
 ) -> None:
     transaction, archive = publication.transaction, publication.archive
-    archiving = [Move(place_of(table), _archived(publication, table)) for table in leaving]
+    archiving = [Move(*places) for places in leaving.items()]
     hiding = [Move(place, (archive, f"pipedag_hidden_{number}")) for number, place in enumerate(views)]
     relocation = Relocation(
         schema=publication.schema,
@@ -120,5 +123,17 @@ def _is_table(stored: ObjectRecord) -> bool:
     return stored.kind is ObjectKind.TABLE
 
 
-def _archived(publication: Publication, table: ObjectRecord) -> Place:
-    return publication.archive, str(table.location)
+def _archived(publication: Publication, tables: Iterable[ObjectRecord]) -> dict[Place, Place]:
+    """Return where goes what readers no longer see, by where it is.
+
+    What stands there under its name, of somebody else's or of nobody's, stays; then it goes beside that.
+    """
+    archive = publication.archive
+    taken = publication.transaction.objects([archive])
+    archived = {}
+    for place in map(place_of, tables):
+        name = place[1]
+        if (archive, name) in taken:
+            name = marked(name, publication.store.identifier_limit)
+        archived[place] = archive, name
+    return archived

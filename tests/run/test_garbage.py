@@ -152,13 +152,15 @@ def test_what_others_have_made_in_the_schema_of_a_generation_stays_and_is_named(
     project.run(pair("1", "1"))
     project.database.execute("create table s__g1.theirs as select 1 as x")
     project.database.execute("create view s__g1.also_theirs as select 1 as x")
+    project.database.execute("create table s__g1.orders__filtered as select 1 as x")
     project.run(pair("2", "2"))
     config = project.config(generations_to_keep=1)
-    assert "    schema s__g1 stays, because also_theirs, theirs in it is not ours" in list(show_garbage(config))
+    theirs = "also_theirs, orders__filtered, theirs"
+    assert f"    schema s__g1 stays, because {theirs} in it is not ours" in list(show_garbage(config))
 
     project.run(pair("3", "3"), config=config)
 
-    assert generations(project) >= {"s__g1.theirs", "s__g1.also_theirs"}
+    assert generations(project) >= {"s__g1.theirs", "s__g1.also_theirs", "s__g1.orders__filtered"}
     assert not generations(project) & {"s__g1.one", "s__g1.two"}
     assert project.query("select count(*) from s__g1.theirs") == [(1,)]
     (line,) = [record.message for record in caplog.records if "s__g1" in record.message and "stays" in record.message]
@@ -174,7 +176,7 @@ def test_what_a_task_that_died_has_materialized_goes_with_its_schema(project: Pr
     project.run(flow)
     config = project.config(generations_to_keep=1)
     store = config.table_store
-    left = f"{store.generation_schema('s', 1)}.one__abcd2345"
+    left = f"{store.generation_schema('s', 1)}.one__pipedag_abcd2345"
     project.database.execute(f"create table {left} as select 1 as x")
     for version in "23":
         project.run(pair(version, version), config=config)

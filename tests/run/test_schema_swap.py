@@ -17,6 +17,7 @@ from pipedag_airflow.errors import StoreError
 from pipedag_airflow.run.begin import begin
 from pipedag_airflow.run.execute import execute
 from pipedag_airflow.run.publish import publish
+from pipedag_airflow.run.rollback import rollback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -591,6 +592,29 @@ def test_with_available_a_publish_goes_on_without_a_reader_who_stays(
     assert project.called == ["one", "two"]
     assert project.query(NUMBER + "two") == [(3,)]
     assert project.query("select has_table_privilege('" + bi + "', 'stage.two', 'select')") == [(False,)]
+
+
+@pytest.mark.parametrize("consistency", ["strict", "available"])
+def test_what_stands_where_a_replaced_table_is_kept_does_not_stop_the_publish(
+    project: Project, consistency: str
+) -> None:
+    """Of whomever it is, it stays; the table that is replaced is kept beside it, under another name."""
+    config = project.config(commit_consistency=consistency)
+    project.run(numbers(project, 1), config=config)
+    project.database.execute("create table stage__g1.one (number int primary key, theirs int)")
+    project.run(numbers(project, 2), config=config)
+
+    assert project.query(NUMBER + "one") == [(2,)]
+    (kept,) = {name for name in kinds(project, "stage__g1") if name.startswith("one__pipedag_")}
+    assert project.query(f"select number from stage__g1.{kept}") == [(1,)]
+    assert project.query("select count(theirs) from stage__g1.one") == [(0,)]
+    assert project.executed(numbers(project, 2), config=config) == []
+    project.run(numbers(project, 3), config=config)
+    assert project.query(NUMBER + "one") == [(3,)]
+    rollback(config, "stage", 1)
+    assert project.query(NUMBER + "one") == [(1,)]
+    project.run(numbers(project, 4), config=project.config(generations_to_keep=1))
+    assert kinds(project, "stage__g1") == {"one": "r"}
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ __all__ = ["StoreNames", "is_marked", "marked", "shortened"]
 _HASH = 12
 #: Characters that tell a table apart that is not recorded yet.
 _MARK = 8
-_MARKED = re.compile(rf"__[a-z2-7]{{{_MARK}}}$")
+_MARKED = re.compile(rf"__pipedag_[a-z2-7]{{{_MARK}}}$")
 #: Bytes that ``__g<number>`` may need.
 _GENERATION_MARK = 13
 
@@ -46,7 +46,7 @@ def marked(name: str, limit: int) -> str:
         name: The name that the table will have.
         limit: The longest that the database takes, in bytes of UTF-8.
     """
-    mark = f"__{random_fingerprint()[:_MARK]}"
+    mark = f"__pipedag_{random_fingerprint()[:_MARK]}"
     return shortened(name, limit - len(mark)) + mark
 
 

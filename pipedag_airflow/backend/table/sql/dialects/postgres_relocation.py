@@ -268,12 +268,12 @@ class PostgresRelocation:
         # On its way it has a name that is free in both schemas.
         between = f"pipedag_moving_{uuid.uuid4().hex}"
         self.connection.execute(RenameRelation(move.source, between))
+        for index in indexes(self.connection, old_schema, between):
+            # They are called like the table was, and another one of that name has such indexes, too.
+            self.connection.execute(RenameIndex((old_schema, index), f"pipedag_index_{uuid.uuid4().hex}"))
         if schema != old_schema:
             self.connection.execute(SetSchema((old_schema, between), schema))
         self.connection.execute(RenameRelation((schema, between), name))
-        for index in indexes(self.connection, schema, name):
-            # They are called like the table was, and the next one of that name has such indexes, too.
-            self.connection.execute(RenameIndex((schema, index), f"pipedag_index_{uuid.uuid4().hex}"))
 
     def _grant(self, kept: Iterable[ddl.Grant]) -> None:
         """Grant on what has arrived what was granted on what it replaces, or else the defaults; and nothing more."""

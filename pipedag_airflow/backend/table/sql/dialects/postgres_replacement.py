@@ -98,7 +98,7 @@ class PostgresReplacement(PostgresRelocation):
             place: other for place, other in definitions(self.connection, [schema]).items() if place in self.ours
         }
         for name, drop in drops(self.connection, archive):
-            if is_marked(name):
+            if is_marked(name) and (archive, name) not in self.ours:
                 self.connection.execute(drop)
         self._refuse_other_content({other.oid for other in defined.values()})
         grants = self._schema_grants()
