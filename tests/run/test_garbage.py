@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from pipedag_airflow import Blob, Flow, Stage, Table, materialize
+from pipedag_airflow import Blob, Flow, RawSql, Stage, Table, materialize
 from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.errors import StoreError
 from pipedag_airflow.run.begin import begin
@@ -181,3 +181,58 @@ def test_what_a_task_that_died_has_materialized_goes_with_its_schema(project: Pr
     for version in "23":
         project.run(pair(version, version), config=config)
     assert not {name for name in generations(project) if name.startswith("s__g1.")}
+
+
+FOREIGN_KEYS = {
+    "from the second": "create table {0}.a (id int primary key); create table {0}.b (a int references {0}.a (id))",
+    "from the first": "create table {0}.b (id int primary key); create table {0}.a (b int references {0}.b (id))",
+}
+IN_ANY_ORDER = {
+    "added later": "create table {0}.a (b int); create table {0}.b (id int primary key);"
+    "alter table {0}.a add foreign key (b) references {0}.b (id)",
+    "in a circle": "create table {0}.a (id int primary key, b int); create table {0}.b (id int primary key, a int);"
+    "alter table {0}.a add foreign key (b) references {0}.b (id);"
+    "alter table {0}.b add foreign key (a) references {0}.a (id)",
+    "a view replaced": "create view {0}.v as select 1 as x; create table {0}.t (x int);"
+    "create or replace view {0}.v as select x from {0}.t",
+    "a default added": "create table {0}.t (x int); create sequence {0}.q;"
+    "alter table {0}.t alter x set default nextval('{0}.q')",
+}
+
+
+def scripted(script: str) -> Flow:
+    """A stage of a script that is run each time."""
+
+    @materialize(version=None)
+    def task() -> RawSql:
+        return RawSql(script.format(stage.transaction_name), "scripted")
+
+    with Flow("scripted") as flow, Stage("s") as stage:
+        task()
+    return flow
+
+
+@pytest.mark.parametrize("script", FOREIGN_KEYS.values(), ids=FOREIGN_KEYS)
+def test_a_table_goes_before_the_one_that_its_foreign_key_is_to(project: Project, script: str) -> None:
+    check_that_it_goes(project, script)
+
+
+@pytest.mark.databases("postgres")
+@pytest.mark.parametrize("script", IN_ANY_ORDER.values(), ids=IN_ANY_ORDER)
+@pytest.mark.parametrize("technique", ["read_views", "schema_swap"])
+def test_what_is_older_may_need_what_is_newer_and_goes_too(project: Project, script: str, technique: str) -> None:
+    project.settings["stage_commit_technique"] = technique
+    check_that_it_goes(project, script)
+
+
+def check_that_it_goes(project: Project, script: str) -> None:
+    """With its old generation, and when the task is cleared."""
+    config = project.config(generations_to_keep=1)
+    for _ in range(3):
+        project.run(scripted(script), config=config)
+    assert list(clean(config)) == []
+    assert {name.partition(".")[0] for name in project.objects("s__g*")} <= {"s__g3"}
+    session = project.session(scripted(script))
+    begin(session, "s")
+    for revision in range(2):
+        execute(session, "s.task", revision=revision)

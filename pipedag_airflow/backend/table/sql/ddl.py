@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.sql.compiler import DDLCompiler, GenericTypeCompiler
 
+    from pipedag_airflow.backend.metadata import Place
     from pipedag_airflow.backend.table.sql.facts import ObjectType
 
 __all__ = [
@@ -247,6 +248,18 @@ class DropObject(_Verb):
 @compiles(DropObject)
 def _drop_object(verb: DropObject, compiler: DDLCompiler, **_: Any) -> str:
     return f"DROP {verb.kind.value} IF EXISTS {qualified(compiler, verb.schema, verb.name)}"
+
+
+class DropTables(_Verb):
+    """``DROP TABLE IF EXISTS schema.name, …``."""
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+
+
+@compiles(DropTables)
+def _drop_tables(verb: DropTables, compiler: DDLCompiler, **_: Any) -> str:
+    return f"DROP TABLE IF EXISTS {', '.join(qualified(compiler, *place) for place in verb.places)}"
 
 
 class Analyze(_Verb):

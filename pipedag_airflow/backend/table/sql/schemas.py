@@ -98,6 +98,11 @@ class StoreSchemas:
         found = self.list_objects(connection, [schema])
         return [(name, ddl.DropObject(kind, schema, name)) for (_, name), kind in reversed(found.items())]
 
+    def drop(self, connection: sa.Connection, drops: Sequence[sa.schema.ExecutableDDLElement]) -> None:
+        """Drop things of a schema, given in the order of :meth:`drops`; nothing else is dropped with them."""
+        for drop in drops:
+            connection.execute(drop)
+
     @abstractmethod
     def list_objects(
         self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False

@@ -165,9 +165,9 @@ class SQLTransaction:
     def drop_objects(self, schema: str, names: Iterable[str]) -> None:
         """Drop those of the named objects of a generation's schema that are there."""
         wanted = set(names)
-        for name, drop in self.store.drops(self.connection, schema) if wanted else ():
-            if name in wanted:
-                self.connection.execute(drop)
+        if wanted:
+            drops = self.store.drops(self.connection, schema)
+            self.store.drop(self.connection, [drop for name, drop in drops if name in wanted])
 
     def _refuse_null(self, schema: str, name: str, table: Table[Any], task: str) -> None:
         """Say which columns may not hold NULL; before there are indexes, because DuckDB alters no indexed table."""
@@ -391,9 +391,8 @@ class SQLTransaction:
         """
         self.limit_lock_wait()
         self.store.refuse_dependents(self.connection, schema)
-        for name, drop in self.store.drops(self.connection, schema):
-            if name in recorded or is_marked(name):
-                self.connection.execute(drop)
+        drops = self.store.drops(self.connection, schema)
+        self.store.drop(self.connection, [drop for name, drop in drops if name in recorded or is_marked(name)])
         left = self.store.content(self.connection, schema)
         if left:
             log.warning(

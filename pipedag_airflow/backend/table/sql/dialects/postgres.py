@@ -19,6 +19,7 @@ from pipedag_airflow.backend.table.sql.dialects.postgres_copies import copy_tabl
 from pipedag_airflow.backend.table.sql.dialects.postgres_copy import binary_copy
 from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import definitions, drops, naming_in_text
 from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import dependents_elsewhere
+from pipedag_airflow.backend.table.sql.dialects.postgres_drops import drop_all
 from pipedag_airflow.backend.table.sql.dialects.postgres_locks import held_tables, limit_lock_wait, lock_holders
 from pipedag_airflow.backend.table.sql.dialects.postgres_pool import notice_ended_connections
 from pipedag_airflow.backend.table.sql.dialects.postgres_read import fetch
@@ -293,6 +294,13 @@ class PostgresTableStore(SQLTableStore):
     def drops(self, connection: sa.Connection, schema: str) -> list[tuple[str, sa.schema.ExecutableDDLElement]]:
         """Return what would drop each thing in a schema by its name or label; the newest first."""
         return drops(connection, schema)
+
+    def drop(self, connection: sa.Connection, drops: Sequence[sa.schema.ExecutableDDLElement]) -> None:
+        """Drop things that may depend on each other; see :func:`drop_all`."""
+        if len(drops) == 1:
+            super().drop(connection, drops)
+        else:
+            drop_all(connection, drops)
 
     def list_unlogged(self, connection: sa.Connection, schemas: Sequence[str]) -> Mapping[tuple[str, str], bool]:
         """Return the unlogged tables of schemas, and whether they have rows: after a crash of the server none has."""
