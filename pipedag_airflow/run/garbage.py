@@ -20,6 +20,11 @@ __all__ = ["OldGeneration", "collect_garbage", "find_garbage", "remove"]
 
 log = logging.getLogger(__name__)
 
+_STAYS = (
+    "The schema %s stays, because %s in it is not ours: nothing is dropped that we did not create. Nobody else needs "
+    "the schema any more. Drop or move what is in it, and the next publish drops the schema."
+)
+
 
 @attrs.frozen(kw_only=True)
 class OldGeneration:
@@ -128,10 +133,14 @@ def remove(config: ConfigContext, old: OldGeneration) -> None:
         transaction.retention.forget_generation(record.stage, record.number)
         if not old.whole:
             transaction.drop_objects(old.schema, old.tables)
-        else:
-            if record.state is not GenerationState.UNCHANGED:  # which has made nothing
-                transaction.drop_generation_schema(old.schema, old.tables)
+            return
+        nothing_made = record.state is GenerationState.UNCHANGED
+        left = [] if nothing_made else transaction.drop_generation_schema(old.schema, old.tables)
+        if not left:
             transaction.retention.mark_dropped(record.stage, record.number)
+    if left:
+        # It is looked at again by each collection, but said loudly only once.
+        log.log(logging.WARNING if old.task_rows else logging.DEBUG, _STAYS, old.schema, ", ".join(left))
 
 
 def _tables(places: Iterable[PlaceRecord]) -> set[tuple[str, str]]:

@@ -168,7 +168,15 @@ def test_what_others_have_made_in_the_schema_of_a_generation_stays_and_is_named(
     assert "also_theirs" in line
     caplog.clear()
     project.run(pair("4", "4"), config=config)
-    assert "s__g1" not in caplog.text, "there is nothing of ours any more"
+    assert "s__g1" not in caplog.text, "it has been said"
+    (_, line) = [line for line in show_garbage(config) if "s__g1" in line or "generation 1 " in line]
+    assert line == f"    schema s__g1 stays, because {theirs} in it is not ours"
+    assert list(clean(config)) == list(show_garbage(config))
+    project.database.execute("drop schema s__g1 cascade; create schema s__g1")
+    project.run(pair("5", "5"), config=config)
+    schemas = "select count(*) from information_schema.schemata where schema_name = 's__g1'"
+    assert project.query(schemas) == [(0,)]
+    assert list(show_garbage(config)) == []
 
 
 def test_what_a_task_that_died_has_materialized_goes_with_its_schema(project: Project) -> None:

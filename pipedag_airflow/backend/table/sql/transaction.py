@@ -379,12 +379,15 @@ class SQLTransaction:
         if self.objects([schema]).get((schema, physical)) is ObjectType.VIEW:
             self.connection.execute(ddl.DropObject(ObjectType.VIEW, schema, physical))
 
-    def drop_generation_schema(self, schema: str, recorded: Collection[str]) -> None:
+    def drop_generation_schema(self, schema: str, recorded: Collection[str]) -> list[str]:
         """Drop what is ours in the schema of a generation, and the schema itself if nothing else is in it.
 
         Args:
             schema: The schema.
             recorded: The names of what the metadata describe in it.
+
+        Returns:
+            In words what is left in it: it is not ours, and so the schema stays.
 
         Raises:
             StoreError: if something outside of it depends on what is in it.
@@ -394,15 +397,9 @@ class SQLTransaction:
         drops = self.store.drops(self.connection, schema)
         self.store.drop(self.connection, [drop for name, drop in drops if name in recorded or is_marked(name)])
         left = self.store.content(self.connection, schema)
-        if left:
-            log.warning(
-                "The schema %s stays, because %s in it is not ours: nothing is dropped that we did not create. Nobody "
-                "else needs the schema any more; drop it when you have moved that elsewhere.",
-                schema,
-                ", ".join(left),
-            )
-        elif not self.store.avoid_drop_create_schema:
+        if not left and not self.store.avoid_drop_create_schema:
             self.store.drop_schema(self.connection, schema)
+        return left
 
 
 def _controls_transaction(statement: str) -> bool:
