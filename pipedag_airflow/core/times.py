@@ -23,7 +23,8 @@ def encode_time(value: Any, where: str) -> tuple[str, dict[str, Any]] | None:
     """Return the tag and the content of a date, time or time span; None for anything else.
 
     Raises:
-        UnsupportedValueError: if a time of day has a zone without a name, whose offset depends on the day.
+        UnsupportedValueError: if its zone could not be found again. With nothing but its offset it would be another
+            time in another season.
     """
     kind = _KINDS.get(type(value))
     if kind is None:
@@ -33,14 +34,15 @@ def encode_time(value: Any, where: str) -> tuple[str, dict[str, Any]] | None:
     if not isinstance(value, (dt.datetime, dt.time)):
         return kind, {"v": value.isoformat()}
     fold = {"fold": 1} if value.fold else {}
-    if isinstance(value.tzinfo, zoneinfo.ZoneInfo) and value.tzinfo.key is not None:
-        return kind, {"v": value.replace(tzinfo=None).isoformat(), "zone": value.tzinfo.key, **fold}
-    if value.tzinfo is not None and value.utcoffset() is None:
-        raise UnsupportedValueError(
-            f"{where} is {value!r}, whose zone has neither a name nor one offset for all days, so it could not be "
-            'found again. Use zoneinfo.ZoneInfo("Europe/Berlin") or a datetime.timezone.'
-        )
-    return kind, {"v": value.isoformat(), **fold}
+    zone = value.tzinfo
+    if zone is None or isinstance(zone, dt.timezone):
+        return kind, {"v": value.isoformat(), **fold}
+    if isinstance(zone, zoneinfo.ZoneInfo) and zone.key is not None and _known_zone(zone.key) is not None:
+        return kind, {"v": value.replace(tzinfo=None).isoformat(), "zone": zone.key, **fold}
+    raise UnsupportedValueError(
+        f"{where} is {value!r}, whose zone has no name by which zoneinfo finds it again, and is no datetime.timezone. "
+        'Use zoneinfo.ZoneInfo("Europe/Berlin") or a datetime.timezone.'
+    )
 
 
 def decode_time(tag: str, node: dict[str, Any], where: str) -> Any:
@@ -59,10 +61,17 @@ def decode_time(tag: str, node: dict[str, Any], where: str) -> Any:
 
 
 def _zone(key: str, where: str) -> zoneinfo.ZoneInfo:
-    try:
-        return zoneinfo.ZoneInfo(key)
-    except zoneinfo.ZoneInfoNotFoundError:
+    zone = _known_zone(key)
+    if zone is None:
         raise CacheError(
             f"{where} is or holds a time in the zone {key!r}, which this machine does not know. Install the package "
             "tzdata, or let the task run again."
-        ) from None
+        )
+    return zone
+
+
+def _known_zone(key: str) -> zoneinfo.ZoneInfo | None:
+    try:
+        return zoneinfo.ZoneInfo(key)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # also for a key that is a path, or a folder
+        return None

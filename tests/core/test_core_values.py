@@ -6,15 +6,18 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import io
 import json
 import math
 import sys
 import zoneinfo
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import dateutil.tz
 import numpy as np
 import pandas as pd
 import pytest
@@ -158,21 +161,33 @@ class Local(dt.tzinfo):
         return None
 
 
-def test_a_time_in_a_zone_without_a_name_keeps_its_instant_and_its_offset():
-    moment = dt.datetime(2024, 5, 6, 7, 8, tzinfo=Local())
-    assert restored(moment) == moment
-    assert restored(moment).tzinfo == SUMMER
+def zone_of_a_file(key):
+    data = resources.files("tzdata.zoneinfo").joinpath("Europe/Berlin").read_bytes()
+    return zoneinfo.ZoneInfo.from_file(io.BytesIO(data), key=key)
 
 
+@pytest.mark.parametrize(
+    "zone",
+    [
+        Local(),
+        dateutil.tz.gettz("Europe/Berlin"),
+        zone_of_a_file(None),
+        zone_of_a_file("/etc/localtime"),
+        zone_of_a_file("Europe/Atlantis"),
+    ],
+    ids=["own", "dateutil", "no key", "path as key", "unknown key"],
+)
 @pytest.mark.parametrize("dump", [dump_stored, dump_identity])
-def test_a_time_of_day_in_a_zone_without_a_name_is_refused(dump):
-    with pytest.raises(UnsupportedValueError, match=r"^result\['at'\] is datetime.time\(1, .*zone has neither a name"):
-        dump({"at": dt.time(1, tzinfo=Local())}, "result")
+def test_a_time_in_a_zone_that_could_not_be_found_again_is_refused(dump, zone):
+    for time in (dt.datetime(2024, 5, 6, 7, 8, tzinfo=zone), dt.time(1, tzinfo=zone)):
+        with pytest.raises(UnsupportedValueError, match=r"^result\['at'\] is .*whose zone .* Use zoneinfo\.ZoneInfo\("):
+            dump({"at": time}, "result")
 
 
-def test_a_zone_that_this_machine_does_not_know_is_a_clear_error():
-    text = dump_stored([dt.time(1, tzinfo=BERLIN)]).replace("Europe/Berlin", "Europe/Atlantis")
-    with pytest.raises(CacheError, match=r"a time in the zone 'Europe/Atlantis', which this machine does not know"):
+@pytest.mark.parametrize("key", ["Europe/Atlantis", "/etc/localtime", "Europe"])
+def test_a_zone_that_this_machine_does_not_know_is_a_clear_error(key):
+    text = dump_stored([dt.time(1, tzinfo=BERLIN)]).replace("Europe/Berlin", key)
+    with pytest.raises(CacheError, match=f"a time in the zone '{key}', which this machine does not know"):
         Decoder(3, {}).load(text)
 
 
