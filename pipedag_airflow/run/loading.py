@@ -10,7 +10,7 @@ from pipedag_airflow.core.task import Task, TaskGetItem
 from pipedag_airflow.core.values import Decoder, deep_map
 from pipedag_airflow.errors import CacheError, StoreError, UnsupportedValueError
 from pipedag_airflow.run.emptied import described, emptied_places, is_emptied
-from pipedag_airflow.run.identity_names import identity_names
+from pipedag_airflow.run.identity_names import IdentityNames
 from pipedag_airflow.run.snapshot import location_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _published_row(metadata: MetadataRepository, task: Task) -> TaskRecord | Non
     record = metadata.stages([task.stage.name]).get(task.stage.name)
     if record is None or record.live is None:
         return None
-    place = task.flow.plan().node_by_id[task.id].position, identity_names(task.flow)[task.id]
+    place = task.flow.plan().node_by_id[task.id].position, IdentityNames(task.flow)[task.id]
     rows = [row for row in metadata.read_tasks([(record.stage, record.live)]) if (row.position, row.name) == place]
     return next((row for row in rows if row.node == task.id), rows[0] if rows else None)
 

@@ -15,7 +15,7 @@ from pipedag_airflow.core.selector import Selection, everything
 from pipedag_airflow.core.stage import current_schemas
 from pipedag_airflow.core.values import deep_map
 from pipedag_airflow.errors import StaleRunError
-from pipedag_airflow.run.identity_names import identity_names
+from pipedag_airflow.run.identity_names import IdentityNames
 from pipedag_airflow.run.overrides import Overrides
 from pipedag_airflow.run.policy import CachePolicy
 from pipedag_airflow.run.watching import Watcher
@@ -117,9 +117,9 @@ class RunSession:
         return None if forced is None else Decision(False, Reason.FORCED_BY_MODE, forced)
 
     @cached_property
-    def identity_names(self) -> dict[str, str]:
+    def identity_names(self) -> IdentityNames:
         """The name under which each node's results are looked up."""
-        return identity_names(self.flow)
+        return IdentityNames(self.flow)
 
     @property
     def classes(self) -> Classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -446,6 +447,62 @@ def test_functions_of_one_name_whose_code_cannot_be_followed_need_names_of_their
         r'hidden of its closure, .*Give each of them a name of its own: @materialize\(name="',
     ):
         project.run(flow)
+
+
+def test_functions_of_one_name_that_cannot_be_told_apart_concern_no_other_stage(project: Project) -> None:
+    def hiding() -> Any:
+        hidden = (item for item in [1])
+
+        @materialize(name="next", version="1")
+        def function() -> int:
+            return next(hidden)
+
+        return function
+
+    with Flow("two") as flow:
+        with Stage("stage"):
+            hiding()(), hiding()()
+        with Stage("other"):
+            number(3)()
+    assert project.run(flow, flow["other"]).get(flow["other"]["number"]) == 3
+
+
+def test_functions_of_one_name_and_code_in_two_modules_never_share_a_result(project: Project) -> None:
+    def given(module: str) -> Any:
+        space: dict[str, Any] = {"__name__": module, "VALUE": module}
+        exec("def given():\n    return VALUE", space)
+        return materialize(space["given"], version="1")
+
+    for modules in [("one", "two"), ("two", "one"), ("none", "two", "one")]:
+        with Flow("modules") as flow, Stage("stage"):
+            tasks = [given(module)() for module in modules]
+        result = project.run(flow)
+        assert [result.get(task) for task in tasks] == list(modules)
+
+
+SEEN: dict[str, int] = {}
+LOCK = threading.Lock()
+
+
+def test_what_functions_of_one_name_use_from_elsewhere_does_not_tell_them_apart(project: Project) -> None:
+    def counting(value: int) -> Any:
+        @materialize(name="count", version="1")
+        def count() -> int:
+            with LOCK:
+                SEEN[f"count {value}"] = 1
+            return value
+
+        return count
+
+    def flow() -> Flow:
+        with Flow("names") as flow, Stage("stage"):
+            counting(1)(), counting(2)()
+        return flow
+
+    project.run(flow())
+    assert SEEN
+    result = project.run(flow())
+    assert set(result.task_states.values()) == {FinalTaskState.CACHE_VALID}
 
 
 @pytest.mark.databases("postgres")

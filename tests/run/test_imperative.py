@@ -32,7 +32,7 @@ def _published_by_views(project: Project) -> None:
 def stored(project: Project) -> list[str]:
     """Return what is in the schemas of generations, with the marks that make names unique left out."""
     tables = project.objects("*__g*", "BASE TABLE")
-    return sorted(re.sub("__[a-z2-7]{8}$", "__MARK", name) for name in tables)
+    return sorted(re.sub("__pipedag_[a-z2-7]{8}$", "__MARK", name) for name in tables)
 
 
 def steps(project: Project, *, low: int = 1, high: int = 3, fail: bool = False, view: bool = False) -> Flow:

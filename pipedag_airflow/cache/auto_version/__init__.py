@@ -14,6 +14,7 @@ is an :class:`~pipedag_airflow.errors.AutoVersionError` that names it.
 """
 
 from pipedag_airflow.cache.auto_version.blobs import check_blob
+from pipedag_airflow.cache.auto_version.own import own_code
 from pipedag_airflow.cache.auto_version.source import CodeVersion, code_version, what_changed
 
-__all__ = ["CodeVersion", "check_blob", "code_version", "what_changed"]
+__all__ = ["CodeVersion", "check_blob", "code_version", "own_code", "what_changed"]
