@@ -39,6 +39,7 @@ class OldGeneration:
         blobs: The locations of the blobs that go.
         task_rows: How many rows of tasks go.
         object_rows: How many rows of tables and blobs go.
+        shown: The names of its tables that stay, with their rows, because a view of another stage shows them.
     """
 
     record: GenerationRecord
@@ -49,6 +50,7 @@ class OldGeneration:
     blobs: tuple[str, ...]
     task_rows: int
     object_rows: int
+    shown: tuple[str, ...] = ()
 
 
 def collect_garbage(config: ConfigContext, stage: str) -> None:
@@ -92,7 +94,9 @@ def find_garbage(config: ConfigContext, transaction: SQLTransaction, stage: str)
     places = transaction.retention.places(stage)
     mine = [place for place in places if place.stage == stage and place.generation in numbers]
     kept = [place for place in places if place.stage != stage or place.generation not in numbers]
-    tables_in_use = _tables(place for place in kept if place.stage == stage).union(*(place.sources for place in kept))
+    described = _tables(place for place in kept if place.stage == stage)
+    only_shown = set().union(*(place.sources for place in kept)) - described
+    tables_in_use = described | only_shown
     blobs = _blobs(mine) - _blobs(place for place in kept if place.stage == stage)
     task_rows = transaction.retention.count_tasks(stage)
     found = []
@@ -101,6 +105,7 @@ def find_garbage(config: ConfigContext, transaction: SQLTransaction, stage: str)
     for record, reason in reasons.items():
         schema = config.table_store.generation_schema(stage, record.number)
         its_own = [place for place in mine if place.generation == record.number]
+        shown = {str(place.location) for place in its_own if (place.container, place.location) in only_shown}
         its_blobs = _blobs(its_own) & blobs
         blobs -= its_blobs  # what several have goes with the first
         found.append(
@@ -112,7 +117,8 @@ def find_garbage(config: ConfigContext, transaction: SQLTransaction, stage: str)
                 tables={name: rows[place, name] for place, name in sorted(unused) if place == schema},
                 blobs=tuple(sorted(its_blobs)),
                 task_rows=task_rows.get(record.number, 0),
-                object_rows=len(its_own),
+                object_rows=len(its_own) - len(shown),
+                shown=tuple(sorted(shown)),
             )
         )
     # Of what is still in use everything else may have gone before.
@@ -130,7 +136,7 @@ def remove(config: ConfigContext, old: OldGeneration) -> None:
     for location in old.blobs:
         config.blob_store.drop(location)
     with config.table_store.transaction() as transaction:
-        transaction.retention.forget_generation(record.stage, record.number)
+        transaction.retention.forget_generation(record.stage, record.number, old.shown)
         if not old.whole:
             transaction.drop_objects(old.schema, old.tables)
             return

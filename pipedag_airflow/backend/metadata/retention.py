@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from pipedag_airflow.backend.metadata.records import ObjectKind, PlaceRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pipedag_airflow.backend.metadata.tables import MetadataTables
 
 __all__ = ["RetentionRepository"]
@@ -43,11 +45,19 @@ class RetentionRepository:
         query = sa.select(task.c.generation, count).where(task.c.stage == stage).group_by(task.c.generation)
         return {row.generation: row.tasks for row in self.connection.execute(query)}
 
-    def forget_generation(self, stage: str, number: int) -> None:
-        """Delete the task and object rows of a generation."""
-        for table in (self.tables.task, self.tables.object):
-            forgotten = (table.c.stage == stage) & (table.c.generation == number)
-            self.connection.execute(sa.delete(table).where(forgotten))
+    def forget_generation(self, stage: str, number: int, keeping: Collection[str] = ()) -> None:
+        """Delete the task and object rows of a generation.
+
+        Args:
+            stage: Name of the stage.
+            number: Number of the generation.
+            keeping: Locations of tables whose rows stay, because views of other stages show them: they are ours.
+        """
+        task, stored = self.tables.task, self.tables.object
+        self.connection.execute(sa.delete(task).where(task.c.stage == stage, task.c.generation == number))
+        forgotten = sa.delete(stored).where(stored.c.stage == stage, stored.c.generation == number)
+        kept = stored.c.location.in_(sorted(keeping))
+        self.connection.execute(forgotten.where(sa.or_(stored.c.location.is_(None), ~kept)) if keeping else forgotten)
 
     def mark_dropped(self, stage: str, number: int) -> None:
         """Note that neither rows nor a schema are left of a generation."""
