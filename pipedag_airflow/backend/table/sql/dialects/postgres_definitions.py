@@ -234,18 +234,7 @@ def definition_dependents(connection: sa.Connection, sources: Iterable[Definitio
         return []
     rows = connection.execute(_DEPENDENTS, {"oids": sorted({oid for _, oid in known})})
     return [
-        Dependent(
-            known[row.source_catalog, row.source].oid,
-            row.schema,
-            row.name,
-            row.label,
-            row.oid,
-            row.kind,
-            row.owner,
-            row.changeable,
-            tuple(row.options or ()),
-            row.definition,
-        )
+        Dependent.of(row, known[row.source_catalog, row.source].oid)
         for row in rows
         if (row.source_catalog, row.source) in known
     ]

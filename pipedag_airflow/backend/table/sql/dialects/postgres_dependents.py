@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 import sqlalchemy as sa
@@ -118,6 +118,17 @@ class Dependent:
     options: tuple[str, ...]
     definition: str | None
 
+    @classmethod
+    def of(cls, row: Any, source: int) -> Self:
+        """Return what a row of a query for dependents tells.
+
+        Args:
+            row: The row.
+            source: Object id of what it depends on.
+        """
+        told = (row.schema, row.name, row.label, row.oid, row.kind, row.owner, row.changeable)
+        return cls(source, *told, tuple(row.options or ()), row.definition)
+
     @property
     def place(self) -> Place:
         """Schema and label."""
@@ -133,21 +144,7 @@ def find_dependents(connection: sa.Connection, oids: Iterable[int]) -> list[Depe
     if not wanted:
         return []
     rows = connection.execute(_DEPENDENTS, {"oids": wanted})
-    return [
-        Dependent(
-            row.source,
-            row.schema,
-            row.name,
-            row.label,
-            row.oid,
-            row.kind,
-            row.owner,
-            row.changeable,
-            tuple(row.options or ()),
-            row.definition,
-        )
-        for row in rows
-    ]
+    return [Dependent.of(row, row.source) for row in rows]
 
 
 def dependents_elsewhere(connection: sa.Connection, schema: str) -> list[str]:
