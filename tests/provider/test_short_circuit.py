@@ -161,5 +161,5 @@ def test_a_cache_function_cannot_skip_the_begin_of_its_stage(runs: Runs) -> None
     assert told == "runs (decided_later): cache function: AirflowSkipException: of the cache function"
     runs.step(broken, "raw.one", "first")
     assert runs.step(broken, "raw.odd", "first") == "skipped", "its own signal is its own"
-    with pytest.raises(AirflowFailException, match=r"task 'raw\.odd' is pending"):
+    with pytest.raises(AirflowFailException, match=r"task 'raw\.odd' is failed"):
         runs.step(broken, "raw.commit_transaction", "first")
