@@ -28,6 +28,7 @@ class Product:
         settings: What its configuration has besides what all have.
         modules: What its processes import before they are forked, so that it is not done each time.
         crash_points: The places at which it can be told to die.
+        waits: Whether a publish waits for those who read, so that a statement sees one generation.
     """
 
     package: str
@@ -36,6 +37,7 @@ class Product:
     settings: Mapping[str, Any] = attrs.field(factory=dict)
     modules: tuple[str, ...] = ()
     crash_points: tuple[str, ...] = ()
+    waits: bool = True
 
     def config(self, url: str, folder: str, technique: str, locks: str) -> dict[str, Any]:
         """Return the content of its configuration file."""
@@ -103,4 +105,5 @@ def product_named(package: str, python: str | None, *, available: bool = False) 
         settings |= {"commit_consistency": "available", "commit_wait_seconds": 0}
     steps = (f"publish.{step.__name__}" for step in STEPS)
     crash_points = ("begin.opened", "begin.decided", "execute.materialized", "execute.before_store", "execute.stored")
-    return Product(package, python, _OURS, settings, _OUR_MODULES, (*crash_points, *steps, "publish.committed"))
+    crash_points = (*crash_points, *steps, "publish.committed")
+    return Product(package, python, _OURS, settings, _OUR_MODULES, crash_points, waits=not available)

@@ -43,6 +43,7 @@ class Manner:
         steady_last: Whether the table that never changes is read after those that do: by views, a publish waits only
             for those who have read a table that changes.
         rest: Seconds from one transaction to the next: readers leave time to each other, and to those who publish.
+        mixes: Whether tables of two generations may be seen in turn, each of them whole: a publish does not wait.
     """
 
     name: str
@@ -55,11 +56,16 @@ class Manner:
     pause: float = 0.0
     steady_last: bool = False
     rest: float = 0.005
+    mixes: bool = False
 
     @property
     def agrees(self) -> bool:
         """Whether all statements of a transaction must show one number; else only none that is older."""
-        return self.isolation != "read committed"
+        return self.isolation != "read committed" and not self.mixes
+
+    def mixed(self) -> Manner:
+        """Return the same for stages whose publishes do not wait: with these, no isolation is more than this one."""
+        return attrs.evolve(self, mixes=True, isolation=self.isolation and "read committed", metadata=None)
 
     def statements(self, dice: random.Random) -> list[str]:
         """Return the statements of a transaction; nobody reads in our order."""
@@ -101,7 +107,7 @@ def read(client: Client, manner: Manner, dice: random.Random) -> list[Sight]:
             if not manner.agrees:
                 begin = time.monotonic()
             rows = query(statement)
-            for number in _numbers(rows):
+            for number in _numbers(rows, manner):
                 live = next((row[4] for row in rows if row[4] is not None), None)
                 sights.append(Sight(number, live, begin, time.monotonic()))
             time.sleep(manner.pause)
@@ -111,18 +117,20 @@ def read(client: Client, manner: Manner, dice: random.Random) -> list[Sight]:
     return sights
 
 
-def _numbers(rows: list[tuple[Any, ...]]) -> set[int]:
-    """Return the one number in the result of a statement; none if it showed the steady table alone."""
+def _numbers(rows: list[tuple[Any, ...]], manner: Manner) -> list[int]:
+    """Return the numbers in the result of a statement, one unless they may be mixed; the steady table has none."""
     numbers: set[int] = set()
     for table, count, least, greatest, _ in rows:
         expected = _NUMBERED_TASKS if table == _METADATA else ROWS
         if count != expected:
             raise AnomalyError(f"{table} has {count} rows instead of {expected}")
         if table != "steady":
-            numbers |= {least, greatest}
-    if len(numbers) > 1:
+            if least != greatest:
+                raise AnomalyError(f"{table} has the numbers {least} and {greatest}")
+            numbers.add(least)
+    if len(numbers) > 1 and not manner.mixes:
         raise AnomalyError(f"numbers are mixed: {sorted(rows)}")
-    return numbers
+    return sorted(numbers)
 
 
 class Reader(threading.Thread):

@@ -105,7 +105,7 @@ class Scene:
 
     def read(self, *manners: Manner, history: History | None = None) -> None:
         """Start readers."""
-        for manner in manners:
+        for manner in manners if self.product.waits else map(Manner.mixed, manners):
             name = f"{manner.name}-{len(self._readers) + 1}"
             reader = Reader(name, manner, self.place, history or self.history, self.dice.randrange(1 << 30))
             self._readers.append(reader)
