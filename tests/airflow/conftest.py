@@ -317,11 +317,19 @@ def fresh_airflow(
     @contextmanager
     def start(settings: dict[str, str]) -> Iterator[FlowAirflow]:
         with postgres.database() as url:
+            _end_transactions_of_the_dead(url)
             database_url = url.render_as_string(hide_password=False)
             with FlowAirflow(tmp_path_factory.mktemp("airflow"), database_url, settings) as airflow:
                 yield airflow
 
     return start
+
+
+def _end_transactions_of_the_dead(url: sa.URL) -> None:
+    """End what nobody goes on with: the workers of a LocalExecutor keep the connection of a scheduler that is dead."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"alter database \"{url.database}\" set idle_in_transaction_session_timeout = '20s'")
 
 
 _idle: list[FlowAirflow] = []

@@ -6,7 +6,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
+import sqlalchemy as sa
 
 from pipedag_airflow.testing.supervisor import send_signal
 
@@ -99,11 +101,29 @@ def kill(airflow: FlowAirflow, component: str) -> None:
     eventually(lambda: airflow.pids()[component] != before)
 
 
+def pause_in_a_transaction(airflow: FlowAirflow, component: str) -> None:
+    """Stop a component at a moment at which it has a transaction open."""
+    pid = airflow.pids()[component]
+
+    def stopped() -> bool:
+        send_signal(signal.SIGSTOP, [pid])
+        ports = [connection.laddr.port for connection in psutil.Process(pid).net_connections()]
+        open_ones = sa.text("select client_port from pg_stat_activity where state = 'idle in transaction'")
+        with airflow.database() as database:
+            if set(ports).intersection(database.scalars(open_ones)):
+                return True
+        send_signal(signal.SIGCONT, [pid])
+        return False
+
+    eventually(stopped)
+
+
 def test_a_scheduler_that_is_killed_leaves_a_run_that_the_next_one_brings_to_its_end(
     airflow: FlowAirflow, flows: Callable[[str], FlowFolder]
 ) -> None:
     folder = flows("rescheduled")
     run = at_work(folder)
+    pause_in_a_transaction(airflow, "scheduler")
     kill(airflow, "scheduler")
     # Nobody has the LocalExecutor's tasks any more: Airflow tries it again, while the first try is still at work.
     eventually(lambda: calls(folder) == 2)
