@@ -5,7 +5,8 @@ LOG_FOLDER PARENT_PID`` and gets everything else from Airflow's own environment 
 
 Airflow is imported once and the components are forked from that process: four separate commands would import it four
 times, which is most of what their start costs. While the database is made, the API server, the slowest of the four,
-already imports its routes.
+already imports its routes. What tasks import is there, too: a LocalExecutor forks a process for each task, of whose
+processor time more than half would be imports.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import signal
 import sys
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -38,6 +40,18 @@ COMPONENTS = {
 
 STATUS_FILE = "components.json"
 """The file in the log folder that tells each component's process id and, when it has ended, its exit code."""
+
+_OF_TASKS = (
+    "pipedag_airflow.provider.dag",
+    "pipedag_airflow.provider.run_operators",
+    "pipedag_airflow.run.launch",
+    "duckdb_sqlalchemy",
+    "psycopg2",
+    "polars",
+    "pandas",
+    "pyarrow",
+)
+"""Modules that tasks import, as far as they are installed."""
 
 _GRACE = 3.0
 _POLL = 0.05
@@ -91,6 +105,9 @@ class Supervisor:
         import airflow.jobs.scheduler_job_runner
         import airflow.jobs.triggerer_job_runner  # noqa: F401 - loaded here, once, for the processes that are forked off
 
+        for module in _OF_TASKS:
+            with contextlib.suppress(ImportError):
+                import_module(module)
         if self._migrate():
             os.close(say_so)
             for name in COMPONENTS:
