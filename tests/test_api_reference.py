@@ -24,7 +24,6 @@ SQL_TABLE_STORE = (
 
 #: The later work that owns what is missing; none of it belongs to the semantics of authoring and caching.
 SQL_SERVER, DB2 = "the SQL Server store", "the Db2 store"
-LOCAL_TABLE_CACHE = "the local table cache"
 DASK, PREFECT = "the Dask and Prefect engines (Dask)", "the Dask and Prefect engines (Prefect)"
 
 
@@ -109,7 +108,7 @@ REFERENCE = [
         notyet=SQL_SERVER,
     ),
     item("backend.table.sql.dialects.IBMDB2TableStore", SQL_TABLE_STORE, notyet=DB2),
-    item("backend.table.cache.ParquetTableCache", "(*args, base_path, **kwargs)", notyet=LOCAL_TABLE_CACHE),
+    item("backend.table.cache.ParquetTableCache", "(*args, base_path, **kwargs)"),
     item("backend.blob.FileBlobStore", "(base_path)"),
     item(
         "backend.lock.DatabaseLockManager",
@@ -136,6 +135,7 @@ ADDITIONS = {
     "Stage": ["tags", "airflow"],
     "materialize": ["tags", "airflow"],
     "Result": ["decisions", "run_id"],
+    "Result.get": ["write_local_table_cache"],
     "Table": ["nullable", "non_nullable"],
     "ConfigContext": [
         "cache_validation_mode",

@@ -45,8 +45,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _attempts(context: ConfigContext) -> dict[str, Callable[[], str]]:
+    caches = bool(context.config_dict.get("table_store", {}).get("local_table_cache"))
     return {
         "table store": lambda: _tried(context.table_store),
+        **({"table cache": lambda: _tried(context.local_table_cache)} if caches else {}),
         "blob store": lambda: _tried(context.blob_store),
         "lock manager": lambda: _tried(context.lock_manager),
         "orchestration": lambda: f"{type(context.create_orchestration_engine()).__name__} can be built",

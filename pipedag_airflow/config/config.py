@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,8 +30,6 @@ from pipedag_airflow.config.source import Document, Source
 from pipedag_airflow.core.naming import suggest
 from pipedag_airflow.core.values import ArgumentOnly
 from pipedag_airflow.errors import InstanceNotFoundError
-
-log = logging.getLogger(__name__)
 
 _DEFAULT_NAME = "pipeline"
 
@@ -148,12 +145,6 @@ class PipedagConfig(ArgumentOnly):
         resolver = Resolver(source=self._source, label=label, name=self.name)
         resolved = resolver.resolved(merge(copied(dict(DEFAULTS)), section), per_user=per_user)
         refuse_reference_classes(resolved, place)
-        if "local_table_cache" in resolved.get("table_store", {}):
-            log.warning(
-                "%s: table_store.local_table_cache has no effect: there is no local table cache yet, and every table "
-                "is read from the table store. Remove it, or leave it for a release that has one.",
-                place,
-            )
         return ConfigContext(
             **_fields(resolved),
             pipedag_name=self.name,

@@ -198,6 +198,14 @@ class ConfigContext(ArgumentOnly):
         return self._live.get("table_store", lambda: self.create_object("table_store"))
 
     @property
+    def local_table_cache(self) -> Any:
+        """The local table cache of the table store, built when it is first used; None if there is none configured."""
+        if not self.config_dict.get("table_store", {}).get("local_table_cache"):
+            return None
+        path = "table_store.local_table_cache"
+        return self._live.get(path, lambda: self.create_object(path))
+
+    @property
     def blob_store(self) -> Any:
         """The blob store, built when it is first used."""
         return self._live.get("blob_store", lambda: self.create_object("blob_store"))
@@ -227,7 +235,7 @@ class ConfigContext(ArgumentOnly):
         """Build what a part of the configuration describes by ``class`` and ``args``.
 
         A class with a class method ``from_config`` is built by ``from_config(context, **args)``, any other by
-        ``cls(**args)``. A store builds its own parts with this, such as ``table_store.local_table_cache``.
+        ``cls(**args)``.
 
         Args:
             path: The dotted path of the part.

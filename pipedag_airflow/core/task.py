@@ -191,13 +191,15 @@ class Task:
         """Refer to each of the ``nout`` objects that the task returns."""
         return (self[index] for index in range(own(self, "nout")))
 
-    def get_output_from_store(self, as_type: Any = None) -> Any:
+    def get_output_from_store(self, as_type: Any = None, write_local_table_cache: bool = False) -> Any:
         """Return what is published of the task, with its tables and blobs loaded: without a run, and whatever its age.
 
         The configuration is the open :class:`ConfigContext`, else the one that is found for the flow.
 
         Args:
             as_type: Type in which tables are loaded; default is the ``input_type`` of the task itself.
+            write_local_table_cache: Whether copies of the tables that are read are kept in the local table cache, if
+                one is configured. They are read from there in any case.
 
         Raises:
             CacheError: if nothing is published of it as it stands in the flow now.
@@ -208,7 +210,7 @@ class Task:
 
                 df = flow["clean"]["orders"].get_output_from_store(as_type=pd.DataFrame)
         """
-        return _output_from_store(self, as_type)
+        return _output_from_store(self, as_type, write_local_table_cache)
 
     def __repr__(self) -> str:
         return f"<Task {own(self, 'id') or own(self, 'name')}>"
@@ -249,19 +251,19 @@ class TaskGetItem:
             value = _field(value, key) if is_dataclass_instance(value) else value[key]
         return value
 
-    def get_output_from_store(self, as_type: Any = None) -> Any:
+    def get_output_from_store(self, as_type: Any = None, write_local_table_cache: bool = False) -> Any:
         """Return what is published of the part; see :meth:`Task.get_output_from_store`."""
-        return _output_from_store(self, as_type)
+        return _output_from_store(self, as_type, write_local_table_cache)
 
     def __repr__(self) -> str:
         task = own(self, "task")
         return f"<{own(task, 'id') or own(task, 'name')}{''.join(f'[{key!r}]' for key in own(self, 'keys'))}>"
 
 
-def _output_from_store(reference: Task | TaskGetItem, as_type: Any) -> Any:
+def _output_from_store(reference: Task | TaskGetItem, as_type: Any, write_local_table_cache: bool) -> Any:
     from pipedag_airflow.run.launch import output_from_store
 
-    return output_from_store(reference, as_type)
+    return output_from_store(reference, as_type, write_local_table_cache)
 
 
 def _is_field(task: Task, name: str) -> bool:

@@ -103,11 +103,11 @@ def find_config(flow: Flow, config: ConfigContext | None = None) -> ConfigContex
         return PipedagConfig.find(folder).get(flow=flow.name)
 
 
-def output_from_store(reference: Task | TaskGetItem, as_type: Any) -> Any:
+def output_from_store(reference: Task | TaskGetItem, as_type: Any, write_local_table_cache: bool) -> Any:
     """Return what is published of a task; see :meth:`Task.get_output_from_store`."""
     task = reference.task if isinstance(reference, TaskGetItem) else reference
     config = find_config(task.flow)
-    return load(config, reference, published_value(config, task), as_type)
+    return load(config, reference, published_value(config, task), as_type, write_local_table_cache)
 
 
 def with_validation(

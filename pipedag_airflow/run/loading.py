@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
 from pipedag_airflow.core.containers import Blob, RawSql, Table
 from pipedag_airflow.core.task import Task, TaskGetItem
@@ -26,7 +28,13 @@ __all__ = ["load", "published_value"]
 _ATTEMPTS = 5
 
 
-def load(config: ConfigContext, reference: Task | TaskGetItem, value: Any, as_type: Any = None) -> Any:
+def load(
+    config: ConfigContext,
+    reference: Task | TaskGetItem,
+    value: Any,
+    as_type: Any = None,
+    write_local_table_cache: bool = False,
+) -> Any:
     """Return the result of a task, or the part that a reference means, with its tables and blobs loaded.
 
     Args:
@@ -34,6 +42,7 @@ def load(config: ConfigContext, reference: Task | TaskGetItem, value: Any, as_ty
         reference: The task, or a part of its result.
         value: The whole result; tables and blobs are descriptors.
         as_type: Type in which tables are loaded; default is the ``input_type`` of the task itself.
+        write_local_table_cache: Whether copies of the tables are kept in the local table cache, if there is one.
 
     Raises:
         CacheError: if a table was removed since, or a crash of the server has emptied it.
@@ -50,7 +59,7 @@ def load(config: ConfigContext, reference: Task | TaskGetItem, value: Any, as_ty
             f"The result of {task.id!r} holds tables, and the task has no input_type that says how to load them: "
             "give the type, as_type=pandas.DataFrame for example."
         )
-    return _load(config, task, value, as_type)
+    return _load(config, task, value, as_type, write_local_table_cache)
 
 
 def published_value(config: ConfigContext, task: Task) -> Any:
@@ -86,11 +95,11 @@ def _holds_tables(value: Any) -> bool:
     return bool(found)
 
 
-def _load(config: ConfigContext, task: Task, value: Any, as_type: Any) -> Any:
+def _load(config: ConfigContext, task: Task, value: Any, as_type: Any, keep_copy: bool) -> Any:
     for _ in range(_ATTEMPTS):
         found: list[ObjectRecord] = []
         try:
-            loaded = _load_once(config, task, value, as_type, found)
+            loaded = _load_once(config, task, value, as_type, found, keep_copy)
         except StoreError:
             if _have_stayed(config, found):
                 raise
@@ -131,7 +140,9 @@ def _find(transaction: SQLTransaction, task: Task, kind: ObjectKind, container: 
     return found
 
 
-def _load_once(config: ConfigContext, task: Task, value: Any, as_type: Any, seen: list[ObjectRecord]) -> Any:
+def _load_once(
+    config: ConfigContext, task: Task, value: Any, as_type: Any, seen: list[ObjectRecord], keep_copy: bool
+) -> Any:
     """Load a result in one transaction; where its parts were looked for is noted in ``seen``."""
     store: SQLTableStore = config.table_store
     with store.transaction() as transaction:
@@ -141,7 +152,7 @@ def _load_once(config: ConfigContext, task: Task, value: Any, as_type: Any, seen
             return seen[-1]
 
         def load_table(container: Any, name: str) -> Any:
-            return read(location_of(record(ObjectKind.TABLE, container, name)))
+            return read(attrs.evolve(location_of(record(ObjectKind.TABLE, container, name)), keep_copy=keep_copy))
 
         def read(location: TableLocation) -> Any:
             return store.read_table(transaction.connection, location, as_type, task.id)

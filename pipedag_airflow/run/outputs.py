@@ -381,4 +381,7 @@ def _table_record(base: ObjectRecord, schema: str, facts: TableFacts) -> ObjectR
     }
     if facts.unlogged:
         described["unlogged"] = True
+    if not facts.view:
+        # The rows of a view are those of other tables.
+        described["id"] = random_fingerprint()
     return attrs.evolve(base, container=schema, location=facts.table, facts=described, rows=facts.rows)

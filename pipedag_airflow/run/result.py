@@ -66,7 +66,7 @@ class Result:
     decisions: Mapping[Task, Decision] = attrs.field(factory=dict)
     run_id: str = ""
 
-    def get(self, task: Task | TaskGetItem, as_type: Any = None) -> Any:
+    def get(self, task: Task | TaskGetItem, as_type: Any = None, write_local_table_cache: bool = False) -> Any:
         """Return the result of a task, with its tables and blobs loaded.
 
         It is what this run made or found valid, whatever other runs have published since.
@@ -74,6 +74,8 @@ class Result:
         Args:
             task: The task, or a part of its result such as ``task["a"]``.
             as_type: Type in which tables are loaded; default is the ``input_type`` of the task itself.
+            write_local_table_cache: Whether copies of the tables that are read are kept in the local table cache, if
+                one is configured. They are read from there in any case.
 
         Raises:
             KeyError: if the task has no result.
@@ -92,7 +94,7 @@ class Result:
         if root not in self.task_values:
             why = f"its state is {self._state(root)}" if root.id in self.subflow else "it was not selected"
             raise KeyError(f"Task {root.id!r} has no result in this run: {why}")
-        return load(self.config_context, task, self.task_values[root], as_type)
+        return load(self.config_context, task, self.task_values[root], as_type, write_local_table_cache)
 
     def explain(self, task: Task) -> str:
         """Say why a task ran in this run, or why it is valid, with what its decision was based on.

@@ -243,7 +243,9 @@ def location_of(stored: ObjectRecord) -> TableLocation:
     """Return where a stored table is, with its columns."""
     columns = tuple(Column(*column) for column in stored.facts["columns"])
     place = str(stored.container), str(stored.location)
-    return TableLocation(stored.stage, stored.name, *place, columns, key=stored.cache_key)
+    return TableLocation(
+        stored.stage, stored.name, *place, columns, key=stored.cache_key, id=stored.facts.get("id"), rows=stored.rows
+    )
 
 
 def snapshot_ahead(session: RunSession, transaction: SQLTransaction, stage: str, nodes: tuple[str, ...]) -> Snapshot:

@@ -16,6 +16,7 @@ import attrs
 from pipedag_airflow.backend.metadata import ObjectRecord, TaskRecord, TaskState
 from pipedag_airflow.cache.decision import Decision, Reason
 from pipedag_airflow.core.values import dump_stored
+from pipedag_airflow.run.copies import keep_copies
 from pipedag_airflow.run.crash import crash_point
 from pipedag_airflow.run.decide import duplicate_name, pending, reusable
 from pipedag_airflow.run.emptied import check_rows, emptied_places, is_emptied
@@ -70,6 +71,7 @@ def store_result(
     """
     crash_point("execute.before_store")
     session.confirm_lease(row.stage)
+    objects: list[ObjectRecord] = []
     with session.store.transaction() as transaction:
         _lock(transaction, row, [output.name for output in prepared.outputs])
         transaction.metadata.check_fence(snapshot.stage, snapshot.generation.number)
@@ -101,6 +103,8 @@ def store_result(
         tables = tables_read(task, snapshot)
         check_rows(task, tables, emptied_places(transaction, tables), snapshot)
         crash_point("execute.stored")
+    if objects:
+        keep_copies(session, prepared.outputs, objects)
     return row, decision
 
 

@@ -71,6 +71,30 @@ def test_everything_works(check: Callable[..., tuple[int, list[str]]], tmp_path:
     ]
 
 
+def with_table_cache(folder: str) -> dict[str, Any]:
+    cache = {"class": "parquet", "args": {"base_path": folder}}
+    return {"table_store": SECTION["table_store"] | {"local_table_cache": cache}}
+
+
+def test_a_local_table_cache_is_tried_if_there_is_one(
+    check: Callable[..., tuple[int, list[str]]], tmp_path: Path
+) -> None:
+    code, told = check(**with_table_cache("tables"))
+    assert code == 0
+    place = f"ParquetTableCache('{tmp_path}/tables/shop')"
+    assert told[2] == f"table cache    ok      {place}: a copy was written, read and removed"
+    assert list((tmp_path / "tables" / "shop").iterdir()) == []
+
+
+def test_a_local_table_cache_that_cannot_write_is_told(
+    check: Callable[..., tuple[int, list[str]]], tmp_path: Path
+) -> None:
+    (tmp_path / "tables").write_text("no folder")
+    code, told = check(**with_table_cache("tables"))
+    assert code == 1
+    assert told[2].startswith(f"table cache    FAILED  Copies of tables cannot be kept in {tmp_path}/tables/shop: ")
+
+
 def test_nothing_is_left_behind_in_the_database_and_among_the_blobs(
     check: Callable[..., tuple[int, list[str]]], tmp_path: Path
 ) -> None:

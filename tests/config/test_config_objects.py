@@ -7,6 +7,7 @@ from threading import Barrier, Thread
 
 import pytest
 
+from pipedag_airflow.backend.table.cache import TableCache
 from pipedag_airflow.config import PipedagConfig
 from pipedag_airflow.errors import ConfigError
 
@@ -128,20 +129,47 @@ def test_a_store_builds_its_own_parts():
     assert context.create_object("table_store.local_table_cache").args == {"base_path": "/cache"}
 
 
-def test_who_configures_a_local_table_cache_is_told_that_there_is_none(caplog):
-    config = PipedagConfig(
-        {
-            "instances": {
-                "with": {"table_store": {"local_table_cache": named(FromConfig)}},
-                "without": {"table_store": named(Plain)},
-            }
-        }
+class Cache(TableCache):
+    """A table cache that keeps nothing."""
+
+    def __init__(self, size=1, **options):
+        super().__init__(**options)
+        self.size = size
+
+    def read(self, location):
+        return None
+
+    def write(self, location, table):
+        pass
+
+    def check(self):
+        return "nothing to try"
+
+
+def test_the_options_of_a_local_table_cache_stand_beside_its_arguments():
+    section = {"class": Cache, "args": {"size": 7}, "store_input": False, "store_output": True}
+    context = context_with(table_store={**named(Plain), "local_table_cache": section})
+    cache = context.local_table_cache
+    assert (cache.size, cache.store_input, cache.store_output, cache.use_stored_input_as_cache) == (
+        7,
+        False,
+        True,
+        True,
     )
-    config.get("without")
-    assert caplog.messages == []
-    config.get("with")
-    (message,) = caplog.messages
-    assert message.startswith("dictionary (instance with, flow __any__): table_store.local_table_cache has no effect")
+    assert context.local_table_cache is cache
+    assert context.evolve(fail_fast=True).local_table_cache is cache
+
+
+@pytest.mark.parametrize("section", [{}, {"local_table_cache": {}}])
+def test_without_a_section_there_is_no_local_table_cache(section):
+    assert context_with(table_store=named(Plain) | section).local_table_cache is None
+
+
+def test_an_unknown_argument_of_a_local_table_cache_is_named():
+    section = {"class": "parquet", "args": {"base_path": "/cache", "size": 1}}
+    context = context_with(table_store={**named(Plain), "local_table_cache": section})
+    with pytest.raises(ConfigError, match=r"local_table_cache: .*'size'"):
+        context.local_table_cache  # noqa: B018
 
 
 def failure(context, name="table_store") -> ConfigError:

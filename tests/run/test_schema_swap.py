@@ -300,6 +300,46 @@ def test_what_was_moved_while_it_was_read_is_read_again(project: Project, monkey
     assert first.get(first.flow["stage"]["two"]).rows() == [(1,)]
 
 
+def test_no_copy_is_kept_of_what_was_moved_while_it_was_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = {"class": "parquet", "args": {"base_path": str(project.folder / "cache")}}
+    config = project.config(table_store=project.settings["table_store"] | {"local_table_cache": cache})
+    first = project.run(numbers(project, 1), config=config)
+    fetch = PostgresTableStore.fetch_arrow
+
+    def publish_first(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        project.run(numbers(project, 2), config=config)  # another table is where the first one was
+        return fetch(*arguments)
+
+    monkeypatch.setattr(PostgresTableStore, "fetch_arrow", publish_first)
+
+    for _ in range(2):
+        assert first.get(first.flow["stage"]["two"], write_local_table_cache=True).rows() == [(1,)]
+    copies = [pl.read_parquet(path).item() for path in (project.folder / "cache").rglob("two.*.parquet")]
+    assert copies == [1]
+
+
+def test_no_copy_is_kept_of_what_was_moved_and_moved_back_while_it_was_read(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = {"class": "parquet", "args": {"base_path": str(project.folder / "cache")}}
+    config = project.config(table_store=project.settings["table_store"] | {"local_table_cache": cache})
+    first = project.run(numbers(project, 1), config=config)
+    fetch = PostgresTableStore.fetch_arrow
+
+    def publish_and_roll_back(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        project.run(numbers(project, 2), config=config)
+        found = fetch(*arguments)
+        rollback(config, "stage")
+        return found
+
+    monkeypatch.setattr(PostgresTableStore, "fetch_arrow", publish_and_roll_back)
+
+    first.get(first.flow["stage"]["two"], write_local_table_cache=True)
+    assert first.get(first.flow["stage"]["two"]).rows() == [(1,)]
+
+
 # --- what others have built -------------------------------------------------------------------------------------------
 
 

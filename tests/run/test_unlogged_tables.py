@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import polars as pl
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from conftest import Project
 
+    from pipedag_airflow import ConfigContext
     from pipedag_airflow.testing.postgres import PostgresServer
 
 pytestmark = pytest.mark.databases("postgres")
@@ -132,6 +134,26 @@ def test_a_stage_is_not_made_from_an_emptied_table_of_another_stage(
 
     assert project.executed(changed) == ["fast", "count"]
     assert project.query('select "rows" from two.count') == [(3,)]
+
+
+def test_a_local_copy_does_not_hide_that_a_table_was_emptied(project: Project, crash: Callable[[], None]) -> None:
+    def cached() -> ConfigContext:
+        cache = {"class": "parquet", "args": {"base_path": str(project.folder / "cache")}}
+        return project.config(table_store=project.settings["table_store"] | {"local_table_cache": cache})
+
+    first = project.run(counted(project), config=cached())
+    assert [path.name.split(".")[0] for path in (project.folder / "cache").rglob("*.parquet")] == ["fast"]
+    crash()
+    changed = counted(project, "2")
+
+    with pytest.raises(CacheError, match="crash of the server has emptied"):
+        project.run(changed, changed["two"], config=cached())
+    with cached(), pytest.raises(CacheError, match="crash of the server has emptied"):
+        changed["one"]["fast"].get_output_from_store(pl.DataFrame)
+    with pytest.raises(CacheError, match="crash of the server has emptied"):
+        attrs.evolve(first, config_context=cached()).get(first.flow["one"]["fast"], pl.DataFrame)
+    project.run(changed, config=cached())
+    assert project.called == ["fast", "count"]
 
 
 def test_a_result_stays_valid_when_what_it_was_made_from_is_emptied(

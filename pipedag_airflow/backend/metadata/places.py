@@ -36,6 +36,13 @@ class PlaceRepository:
         query = sa.select(self.stored.c.container, self.stored.c.location).where(self._is_in_schema)
         return {(schema, name) for schema, name in self.connection.execute(query.distinct())}
 
+    def ids_at(self, place: Place) -> set[str | None]:
+        """Return what identifies the rows of the table at a place, as the generations say that have it there."""
+        stored = self.stored
+        is_there = (stored.c.container == place[0]) & (stored.c.location == place[1])
+        query = sa.select(stored.c.facts).where(stored.c.kind == ObjectKind.TABLE.value, is_there)
+        return {json.loads(facts).get("id") for facts in self.connection.scalars(query)}
+
     def made_empty(self, places: Collection[Place]) -> set[Place]:
         """Return those of some places at which a table had no rows when it was made."""
         schemas, names = {schema for schema, _ in places}, {name for _, name in places}

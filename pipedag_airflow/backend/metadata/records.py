@@ -123,9 +123,9 @@ class ObjectRecord:
     cache_key: str
     container: str | None
     location: str | None
-    #: Table: ``columns`` (list of name, type, nullable), ``primary_key``, ``indexes``, ``view``; ``unlogged``
-    #: of what a crash of the server empties, and of what shows such tables. Script: ``tables`` and ``definitions``,
-    #: their names.
+    #: Table: ``columns`` (list of name, type, nullable), ``primary_key``, ``indexes``, ``view``; ``id``, which is
+    #: another one each time that a table, but no view, is stored; ``unlogged`` of what a crash of the server empties,
+    #: and of what shows such tables. Script: ``tables`` and ``definitions``, their names.
     facts: dict[str, Any]
     query: str | None = attrs.field(default=None, converter=_shown)
     rows: int | None = None

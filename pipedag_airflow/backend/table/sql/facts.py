@@ -40,7 +40,10 @@ class TableLocation:
     """Where a table is, and what it is called: the logical place (stage, name) and the physical one.
 
     In the queries of a task it is called ``alias``, or like its name if there is none. The ``key`` is its identity by
-    provenance, which a table of somebody else's has not.
+    provenance, which a table of somebody else's has not. The ``id`` is that of its rows: each time that a table is
+    stored they get another one. Views, tables of somebody else's and those of older releases have none. ``rows`` says
+    how many there were then. ``keep_copy`` says whether a reader wants a local copy of it to be kept; None is as
+    configured.
     """
 
     stage: str
@@ -50,6 +53,9 @@ class TableLocation:
     columns: tuple[Column, ...]
     alias: str | None = None
     key: str | None = None
+    id: str | None = None
+    rows: int | None = None
+    keep_copy: bool | None = None
 
 
 @attrs.frozen

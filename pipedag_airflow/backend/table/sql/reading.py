@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any, cast
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.facts import TableLocation
+from pipedag_airflow.backend.table.sql.frames.arrow import from_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_input
 from pipedag_airflow.backend.table.sql.names import StoreNames
+from pipedag_airflow.backend.table.sql.standing import standing
 from pipedag_airflow.errors import ExternalTableError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import polars as pl
     import pyarrow as pa
 
+    from pipedag_airflow.backend.table.cache import TableCache
     from pipedag_airflow.backend.table.sql.facts import Column
     from pipedag_airflow.backend.table.sql.store import SQLTableStore
     from pipedag_airflow.core.containers import ExternalTableReference
@@ -27,6 +31,9 @@ __all__ = ["StoreReading"]
 
 class StoreReading(StoreNames):
     """The part of :class:`SQLTableStore` that reads tables, from what a dialect says of them."""
+
+    #: Where copies of the tables are kept that are read as frames; none unless one is configured.
+    local_table_cache: TableCache | None = None
 
     def read_table(self, connection: sa.Connection | None, location: TableLocation, input_type: Any, task: str) -> Any:
         """Return a stored table as a task asks for it.
@@ -92,9 +99,25 @@ class StoreReading(StoreNames):
         return self.table_reference(location).alias(sa.sql.elements.conv(name))
 
     def fetch_table(self, connection: sa.Connection | None, location: TableLocation) -> pa.Table:
-        """Return the rows of a table as Arrow."""
+        """Return the rows of a table as Arrow, in the types that frames have; from a local copy if there is one.
+
+        Raises:
+            ValueError: if a column is of a type that frames do not have; the message names it.
+        """
         assert connection is not None, "data can only be read on a connection"
-        return self.fetch_arrow(connection, sa.select(self.table_reference(location)))
+
+        def read() -> pa.Table:
+            return from_database(self.fetch_arrow(connection, sa.select(self.table_reference(location))))
+
+        if self.local_table_cache is None:
+            return read()
+        return self.local_table_cache.fetch(
+            location, read, lambda: standing(cast("SQLTableStore", self), connection, location)
+        )
+
+    def scan_copy(self, location: TableLocation) -> pl.LazyFrame | None:
+        """Return a frame that reads the local copy of a table when it is collected, None if there is none."""
+        return None if self.local_table_cache is None else self.local_table_cache.find_lazy(location)
 
     @abstractmethod
     def fetch_arrow(self, connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:

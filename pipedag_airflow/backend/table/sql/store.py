@@ -154,6 +154,7 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
         store = cls(url, **args)
         store.instance_id = context.instance_id
         store.hook_args = context.table_hook_args
+        store.local_table_cache = context.local_table_cache
         return store
 
     @classmethod

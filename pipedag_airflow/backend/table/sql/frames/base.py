@@ -61,6 +61,11 @@ class FrameType(ABC):
         """Return an object that stands for a computation as its data; the computation is done once."""
         return obj
 
+    def has_data(self, obj: Any) -> bool:
+        """Say whether an object holds its data, and does not stand for a computation that gives them."""
+        del obj
+        return not self.by_reference
+
     def to_arrow(self, obj: Any, name: str) -> pa.Table:
         """Return the data of the object ``name``, by which a lazy task's results are compared.
 

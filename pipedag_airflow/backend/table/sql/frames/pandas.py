@@ -6,7 +6,6 @@ import datetime as dt
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
-from pipedag_airflow.backend.table.sql.frames.arrow import from_database
 from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
 from pipedag_airflow.errors import UnsupportedValueError
 
@@ -78,7 +77,7 @@ class PandasFrames(FrameType):
         from it, and what a task makes from an input has a name of its own.
         """
         _, backend = _type_and_backend(input_type, store.hook_args.get("pandas", {}).get("dtype_backend", "numpy"))
-        arrow = from_database(store.fetch_table(connection, location))
+        arrow = store.fetch_table(connection, location)
         return _arrow_frame(arrow) if backend == "arrow" else _numpy_frame(arrow)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipedag_airflow.backend.table.sql.frames.arrow import from_database
 from pipedag_airflow.backend.table.sql.frames.base import FrameType, is_of
 from pipedag_airflow.errors import UnsupportedValueError
 
@@ -44,8 +43,12 @@ class PolarsFrames(FrameType):
 
     def collected(self, obj: Any) -> pl.DataFrame:
         """Return the frame as an eager one."""
-        frame: pl.DataFrame = obj.collect() if type(obj).__name__ == "LazyFrame" else obj
+        frame: pl.DataFrame = obj if self.has_data(obj) else obj.collect()
         return frame
+
+    def has_data(self, obj: Any) -> bool:
+        """Say whether the frame is an eager one."""
+        return type(obj).__name__ != "LazyFrame"
 
     def to_arrow(self, obj: Any, name: str) -> pa.Table:
         """Return the frame, which is an eager one, as Arrow."""
@@ -57,12 +60,16 @@ class PolarsFrames(FrameType):
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
     ) -> Any:
-        """Read the table as an eager frame, or as a lazy frame over one."""
+        """Read the table as an eager frame, or as a lazy frame over one or over the local copy of the table."""
         import polars as pl
 
-        frame = pl.from_arrow(from_database(store.fetch_table(connection, location)))
+        lazy = input_type.__name__ == "LazyFrame"
+        scanned = store.scan_copy(location) if lazy else None
+        if scanned is not None:
+            return scanned
+        frame = pl.from_arrow(store.fetch_table(connection, location))
         assert isinstance(frame, pl.DataFrame)
-        return frame.lazy() if input_type.__name__ == "LazyFrame" else frame
+        return frame.lazy() if lazy else frame
 
 
 def _check_column(column: pl.Series, table: str) -> None:
