@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.core.materialize import materialize
     from pipedag_airflow.core.stage import Stage
     from pipedag_airflow.core.stage_versions import input_stage_versions
+    from pipedag_airflow.engine import PrefectEngine
     from pipedag_airflow.run.result import Result
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Flow",
     "GroupNode",
     "PipedagConfig",
+    "PrefectEngine",
     "RawSql",
     "Result",
     "Stage",
@@ -50,6 +52,7 @@ _HOMES = {
     "Flow": "core.flow",
     "GroupNode": "core.group_node",
     "PipedagConfig": "config",
+    "PrefectEngine": "engine",
     "RawSql": "core.containers",
     "Result": "run.result",
     "Stage": "core.stage",

@@ -97,6 +97,18 @@ def _available(server: contextlib.AbstractContextManager[PostgresServer]) -> Ite
         yield started
 
 
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect's temporary server, with a database of its own; it takes long to start, and must not report anywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DO_NOT_TRACK", "1")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
+
+
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> Iterator[sa.URL]:
     """An empty database of the test's own."""

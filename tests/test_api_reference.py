@@ -24,7 +24,6 @@ SQL_TABLE_STORE = (
 
 #: The later work that owns what is missing; none of it belongs to the semantics of authoring and caching.
 SQL_SERVER, DB2 = "the SQL Server store", "the Db2 store"
-DASK, PREFECT = "the Dask and Prefect engines (Dask)", "the Dask and Prefect engines (Prefect)"
 
 
 def item(path, signature, notyet=None):
@@ -118,15 +117,17 @@ REFERENCE = [
     item("backend.lock.FileLockManager", "(base_path)"),
     item("backend.lock.NoLockManager", "()"),
     item("engine.SequentialEngine", "()"),
-    item("engine.DaskEngine", "(**dask_compute_kwargs)", notyet=DASK),
-    item("PrefectEngine", "(flow_kwargs=None)", notyet=PREFECT),
-    item("engine.PrefectOneEngine", "(flow_kwargs=None)", notyet=PREFECT),
-    item("engine.PrefectTwoEngine", "(flow_kwargs=None)", notyet=PREFECT),
+    item("engine.DaskEngine", "(**dask_compute_kwargs)"),
+    item("PrefectEngine", "(flow_kwargs=None)"),
+    item("engine.PrefectTwoEngine", "(flow_kwargs=None)"),
     item(
         "backend.table.sql.ExternalTableReference",
         "(name, schema, shared_lock_allowed=False)",
     ),
 ]
+
+#: What the reference has and we never will: docs/compatibility.md says why.
+NEVER = ["engine.PrefectOneEngine"]
 
 #: The parameters that we have beyond the reference, each of which may be omitted.
 ADDITIONS = {
@@ -184,6 +185,12 @@ def shape_of(path):
 @pytest.mark.parametrize(("path", "signature"), REFERENCE)
 def test_the_item_is_as_in_the_reference(path, signature):
     assert shape_of(path) == signature
+
+
+@pytest.mark.parametrize("path", NEVER)
+def test_what_never_comes_says_what_to_write_instead(path):
+    with pytest.raises(AttributeError, match="PrefectTwoEngine"):
+        resolve_name(f"pipedag_airflow.{path}")
 
 
 @pytest.mark.parametrize("path", ADDITIONS)

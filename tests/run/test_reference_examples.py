@@ -327,25 +327,11 @@ def test_external_table_reference(project: Project) -> None:
     assert project.run(flow).get(read, as_type=pd.DataFrame)["x"].tolist() == [1]
 
 
-# Strict, as all are. These engines are later work of their own.
-comes_later = pytest.mark.xfail(raises=AttributeError, reason="comes with the Dask and Prefect engines")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "SequentialEngine",
-        pytest.param(
-            "DaskEngine",
-            marks=comes_later,
-        ),
-        pytest.param(
-            "PrefectTwoEngine",
-            marks=comes_later,
-        ),
-    ],
-)
-def test_orchestration_engine(project: Project, name: str) -> None:
+@pytest.mark.parametrize("name", ["SequentialEngine", "DaskEngine", "PrefectTwoEngine"])
+def test_orchestration_engine(project: Project, name: str, request: pytest.FixtureRequest) -> None:
+    if name == "PrefectTwoEngine":
+        pytest.importorskip("prefect", reason="Prefect needs an environment of its own: .ci/prefect")
+        request.getfixturevalue("prefect_server")
     with Flow() as flow, Stage("stage"):
         task = total(numbers())
 
