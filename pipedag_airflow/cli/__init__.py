@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipedag_airflow.cli import check, demo, garbage, history, locks, rollback, run, why
+from pipedag_airflow.config.hiding import hidden_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = _parser().parse_args(argv)
-        return int(arguments.run(arguments))
+        with hidden_secrets():
+            return int(arguments.run(arguments))
     except KeyboardInterrupt:  # what a command had started is stopped by now
         sys.stdout.write("\nInterrupted. Nothing is left running.\n")
         return _INTERRUPTED

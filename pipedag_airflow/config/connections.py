@@ -182,6 +182,9 @@ def find_connection(conn_id: object) -> Connection:
     """
     if not isinstance(conn_id, str) or not conn_id:
         raise ConfigError(f"expected the name of an Airflow connection, found a {type(conn_id).__name__}")
+    if "://" in conn_id:
+        # It is not shown: there is a password in most of them.
+        raise ConfigError("expected the name of an Airflow connection, found a URL, which belongs under url")
     connection = _Current.source.connection(conn_id)
     known_secrets.learn(filter(None, (connection.password, *Secrets.of(dict(connection.extra)).texts)))
     return connection

@@ -6,13 +6,14 @@ Passwords of the configuration are known once a part of it is built, those of a 
 from __future__ import annotations
 
 import json
+import traceback
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["KnownSecrets", "known_secrets", "without_secrets"]
+__all__ = ["KnownSecrets", "cause_without_secrets", "known_secrets", "without_secrets"]
 
 #: A shorter one is part of many a word: hiding it would make texts unreadable and tell what it is. As in Airflow.
 _SHORTEST = 5
@@ -75,3 +76,17 @@ known_secrets = KnownSecrets()
 def without_secrets(text: str) -> str:
     """Return a text with stars in the place of the secrets that this process knows."""
     return known_secrets.hidden(text)
+
+
+def cause_without_secrets(error: BaseException) -> BaseException | None:
+    """Return what another error may be raised from: a chained error is printed, too.
+
+    Args:
+        error: An error of somebody else's, such as a driver's.
+
+    Returns:
+        The error; nothing if its text, or that of one that it is chained to, has a secret that this process knows.
+    """
+    # Without stack frames: their lines are code.
+    shown = "".join(traceback.format_exception(error, limit=0))
+    return error if without_secrets(shown) == shown else None

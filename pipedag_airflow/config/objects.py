@@ -9,7 +9,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from pipedag_airflow.config.connections import find_connection
-from pipedag_airflow.config.known_secrets import known_secrets
+from pipedag_airflow.config.known_secrets import cause_without_secrets, known_secrets, without_secrets
 from pipedag_airflow.config.redacting import Secrets
 from pipedag_airflow.config.registry import find_registered
 from pipedag_airflow.core.naming import suggest
@@ -128,10 +128,11 @@ def _loaded(name: str, path: str, place: str) -> type[Any]:
     try:
         found = load()
     except Exception as error:  # a module may fail in any way while it is imported
-        raise ConfigError(
+        problem = (
             f"{place} is {name!r}, which cannot be imported: {type(error).__name__}: {error}. "
             "Correct the path, or install the package in the environment of this process."
-        ) from error
+        )
+        raise ConfigError(without_secrets(problem)) from cause_without_secrets(error)
     if not isinstance(found, type):
         raise ConfigError(f"{place} is {name!r}, which is a {type(found).__name__} and no class.")
     return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from attrs import frozen
 
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.core.values import dump_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Up to the first "@" as databases read it, and up to the last one because people forget to escape theirs.
 _LOGINS = (re.compile(r"://([^:/@]*)(?::([^@]*))?@"), re.compile(r"://([^:/@]*)(?::(.*))?@", re.DOTALL))
@@ -21,7 +24,11 @@ _SECRET_NAME = re.compile(
     r"|(?:api|access|account|encryption|fernet|private|signing|storage)_?key$",
     re.IGNORECASE,
 )
-_SECRET_PARAMETER = re.compile(r"[?&;][^=&;]*(?:password|passwd|pwd|secret|token|key)[^=&;]*=([^&;\s]+)", re.IGNORECASE)
+#: Parameters of URLs, and of the strings by which ODBC and libpq connect: there a value may be in brackets or quoted.
+_SECRET_PARAMETER = re.compile(
+    r"(?:^|[?&;\s])[^=&;\s]*(?:password|passwd|pwd|secret|token|key)[^=&;\s]*\s*=\s*(\{[^}]+\}|'(?:[^'\\]|\\.)+'|[^&;\s]+)",
+    re.IGNORECASE,
+)
 _STARS = "***"
 
 
@@ -81,14 +88,33 @@ def identity_without_secrets(values: Any) -> str:
 def _collect(value: Any, texts: set[str], users: set[str]) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
-            if isinstance(item, str) and is_secret_name(str(key)):
-                texts.add(item)
+            if is_secret_name(str(key)):
+                texts.update(_texts(item))
+            if key == "auth_data":
+                texts.update(_passwords(item))
             _collect(item, texts, users)
     elif isinstance(value, list):
         for item in value:
             _collect(item, texts, users)
     elif isinstance(value, str):
         _collect_url(value, texts, users)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield a secret, or those of a list."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _passwords(logins: Any) -> Iterator[str]:
+    """Yield the secrets of ``auth_data`` as ZooKeeper's client takes it: pairs of a scheme and ``user:password``."""
+    for login in logins if isinstance(logins, list) else ():
+        if isinstance(login, list) and login and isinstance(login[-1], str):
+            yield login[-1]
+            yield login[-1].partition(":")[2]
 
 
 def _collect_url(url: str, texts: set[str], users: set[str]) -> None:
@@ -98,5 +124,8 @@ def _collect_url(url: str, texts: set[str], users: set[str]) -> None:
             texts |= {password, unquote(password)}
             if password:
                 texts.add(f"{user}:{password}")
-    for value in _SECRET_PARAMETER.findall(url):
-        texts |= {value, unquote(value)}
+    # What an ODBC driver is given is one parameter of the URL, quoted as a whole.
+    for text in {url, unquote(url)}:
+        for value in _SECRET_PARAMETER.findall(text):
+            bare = value.strip("{}'")
+            texts |= {bare, unquote(bare)}

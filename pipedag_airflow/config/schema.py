@@ -27,17 +27,20 @@ class Leaf:
     Attributes:
         expected: What may stand there, in words for an error message.
         accepts: Whether a value is right.
+        shown: Whether the message shows what is there instead; in a map for whatever users like it may be a password.
     """
 
     expected: str
     accepts: Callable[[Any], bool]
+    shown: bool = True
 
     def problems(self, value: object, path: KeyPath) -> Iterator[Problem]:
         """Say what is wrong with a value."""
         # "{$NAME}" alone may become a number or a truth value; that is checked when its value is known.
         pending = isinstance(value, str) and ENV.fullmatch(value)
         if not pending and not self.accepts(value):
-            yield path, f"expected {self.expected}, found {_show(value)}"
+            found = _show(value) if self.shown else f"a {type(value).__name__}"
+            yield path, f"expected {self.expected}, found {found}"
 
     def converted(self, value: Any, template: object, path: KeyPath, place: str) -> Any:
         """Turn the text of an environment variable into the type of this key."""
@@ -70,7 +73,7 @@ class Keys:
     def problems(self, value: object, path: KeyPath) -> Iterator[Problem]:
         """Say what is wrong with a map and everything below it."""
         if not isinstance(value, Mapping):
-            yield path, f"expected a map, found {_show(value)}"
+            yield path, f"expected a map, found a {type(value).__name__}"
             return
         for key, item in value.items():
             here = (*path, str(key))
@@ -104,7 +107,7 @@ class Names:
     def problems(self, value: object, path: KeyPath) -> Iterator[Problem]:
         """Say what is wrong with a map and everything below it."""
         if not isinstance(value, Mapping):
-            yield path, f"expected a map, found {_show(value)}"
+            yield path, f"expected a map, found a {type(value).__name__}"
             return
         for key, item in value.items():
             here = (*path, str(key))
@@ -154,7 +157,7 @@ _BOOL = Leaf("true or false", lambda value: isinstance(value, bool))
 _TEXTS = Leaf(
     "a list of texts", lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 )
-_MAP = Leaf("a map", lambda value: isinstance(value, Mapping))
+_MAP = Leaf("a map", lambda value: isinstance(value, Mapping), shown=False)
 _ANY = Leaf("anything", lambda _: True)
 _DATE = Leaf("a date, such as 2024-01-31", lambda value: isinstance(value, str | date))
 _CLASS = Leaf("the name or dotted path of a class", _class_path)

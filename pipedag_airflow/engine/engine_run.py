@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from pipedag_airflow.config.known_secrets import without_secrets
 from pipedag_airflow.core.plan import NodeKind, PlanNode
 from pipedag_airflow.engine.base import Outcome
 from pipedag_airflow.errors import StageBusyError
@@ -63,7 +64,7 @@ class EngineRun:
         self.outcome.exception = self.outcome.exception or error
         if node.kind is NodeKind.TASK:
             self.outcome.states[node.id] = FinalTaskState.FAILED
-        log.error("%s failed: %s: %s", node.id, type(error).__name__, error)
+        log.error("%s failed: %s", node.id, without_secrets(f"{type(error).__name__}: {error}"))
 
     def note_result(self, node: PlanNode, value: Any, decision: Decision) -> None:
         """Keep the result of a task, which was made or is valid."""

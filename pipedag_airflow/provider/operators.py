@@ -14,6 +14,7 @@ import attrs
 from airflow.sdk import BaseOperator, TriggerRule
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
+from pipedag_airflow.config.hiding import hidden_secrets
 from pipedag_airflow.core.plan import BEGIN_TASK
 from pipedag_airflow.errors import (
     ConfigError,
@@ -29,7 +30,6 @@ from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.connections import read_config
 from pipedag_airflow.provider.dag_runs import owner_of, parts_of, run_is_over, states_of_run
 from pipedag_airflow.provider.form import RUN_OF, RunOptions
-from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
 from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_finished
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError, AirflowSkipException
 from airflow.sdk.execution_time.comms import TriggerDagRun
 
+from pipedag_airflow.config.hiding import hidden_secrets
 from pipedag_airflow.errors import ConfigError
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.dag_runs import UNDER_WAY, part_dag_id, part_run_id, run_state
 from pipedag_airflow.provider.form import RUN_OF
 from pipedag_airflow.provider.granularity import Unit
-from pipedag_airflow.provider.hiding import hidden_secrets
 from pipedag_airflow.provider.links import RunLink
 from pipedag_airflow.provider.run_operators import StageRunOperator
 from pipedag_airflow.provider.telling import shown_begin

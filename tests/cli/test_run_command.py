@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,42 @@ with Flow("empty") as other:
 """
 
 
+LEAKY = """
+import logging
+
+from pipedag_airflow import ConfigContext, Flow, Stage, materialize
+
+
+@materialize(version="1")
+def talkative():
+    password = ConfigContext.get().attrs.password
+    print("I have printed", password)
+    logging.getLogger(__name__).info("I have logged %s", password)
+    raise ValueError("Nobody can log in with " + password)
+
+
+with Flow("leaky") as flow, Stage("leaks"):
+    talkative()
+"""
+
+LEAKY_YAML = """
+instances:
+  __any__:
+    instance_id: leaky
+    stage_commit_technique: read_views
+    attrs: {{password: "{{$CANARY}}"}}
+    table_store:
+      class: pipedag_airflow.backend.table.SQLTableStore
+      args: {{url: "duckdb:///{folder}/leaky.duckdb"}}
+    blob_store:
+      class: pipedag_airflow.backend.blob.NoBlobStore
+    lock_manager:
+      class: pipedag_airflow.backend.lock.NoLockManager
+    orchestration:
+      class: pipedag_airflow.engine.SequentialEngine
+"""
+
+
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A file with two flows; their data are in a folder beside it."""
@@ -71,6 +108,24 @@ def test_it_runs_the_part_that_is_selected_and_tells_what_became_of_it(
         "  out.number  cache_valid  valid",
         "successful",
     ]
+
+
+def test_it_tells_no_secret_of_the_configuration(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "c4n4ry/:@ %x"
+    monkeypatch.setenv("CANARY", secret)
+    Path(file).write_text(LEAKY)
+    (Path(file).parent / "pipedag.yaml").write_text(LEAKY_YAML.format(folder=Path(file).parent))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's, which are before the streams of a process
+
+    assert main(["run", file]) == 1
+    out, err = capsys.readouterr()
+    assert "I have printed ***" in out
+    assert "I have logged ***" in err
+    assert "ValueError: Nobody can log in with ***" in err
+    assert "raise ValueError" in err
+    assert secret not in out + err
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,22 @@ def test_no_failure_prints_the_login_of_the_url(message, cause):
 
 
 @pytest.mark.parametrize(
+    "section",
+    [
+        {"table_store": named(Broken, url=URL) | {"class": URL}},
+        {"table_store": named(Broken, conn_id=URL) | {"class": "pipedag_airflow.backend.table.SQLTableStore"}},
+        {"attrs": "hu%24h"},
+        {"table_store": {"hook_args": "hu%24h"}},
+    ],
+    ids=["class", "conn_id", "attrs", "hook_args"],
+)
+def test_a_secret_in_the_wrong_place_is_not_shown(section):
+    with pytest.raises(ConfigError) as caught:
+        context_with(**section).table_store  # noqa: B018 (reading it builds it)
+    assert "hu%24h" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
     ("args", "secret"),
     [
         ({"url": "x://db?user=u&password=hush"}, "hush"),
@@ -269,6 +285,12 @@ def test_no_failure_prints_the_login_of_the_url(message, cause):
         ({"url": "x://u:hush@db?mail=a@b"}, "hush"),
         ({"signing_key": "hush"}, "hush"),
         ({"hosts": ["x://u:hush@db"]}, "hush"),
+        ({"tokens": ["hush"]}, "hush"),
+        ({"auth_data": [["digest", "bob:hush"]]}, "hush"),
+        ({"dsn": "host=db user=bob password=hush"}, "hush"),
+        ({"dsn": "password = 'hu sh' host=db"}, "hu sh"),
+        ({"odbc": "DRIVER={x};UID=u;PWD={hu;sh}"}, "hu;sh"),
+        ({"url": "x:///?odbc_connect=DRIVER%3D%7Bx%7D%3BPWD%3Dhu%24h%3BUID%3Du"}, "hu$h"),
     ],
 )
 def test_passwords_are_recognised_wherever_people_put_them(args, secret):

@@ -6,7 +6,9 @@ import functools
 import logging
 import subprocess
 import sys
+import traceback
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import polars as pl
 import pytest
@@ -14,6 +16,7 @@ import sqlalchemy as sa
 
 from pipedag_airflow.backend.table import SQLTableStore
 from pipedag_airflow.backend.table.sql.dialects import DuckDBTableStore
+from pipedag_airflow.core.containers import Table
 from pipedag_airflow.errors import ConfigError, StoreError
 from pipedag_airflow.testing.store_fixtures import location, read, write
 from pipedag_airflow.testing.store_suite import TableStoreSuite
@@ -21,6 +24,10 @@ from pipedag_airflow.testing.store_suite import TableStoreSuite
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+
+SECRET = "c4n4ry/:@ %d"
 
 
 class TestDuckDBFile(TableStoreSuite):
@@ -50,13 +57,51 @@ def test_the_url_chooses_the_store(store: SQLTableStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "message"),
-    [("oracle://scott:tiger@host/db", "no table store for 'oracle'.*duckdb"), ("tiger", "no SQLAlchemy URL")],
+    ("cls", "url", "message"),
+    [
+        (SQLTableStore, "oracle://scott:tiger@host/db", "no table store for 'oracle'.*duckdb"),
+        (SQLTableStore, "tiger", "no SQLAlchemy URL"),
+        (SQLTableStore, "postgresql://scott:p@ss:tiger@host/db", "no SQLAlchemy URL.*%40"),
+        (DuckDBTableStore, "duckdb://scott:p@ss:tiger@host/db", "no SQLAlchemy URL.*%40"),
+    ],
 )
-def test_an_unknown_database_is_an_error_without_the_password(url: str, message: str) -> None:
+def test_a_url_that_cannot_be_used_is_an_error_without_the_password(
+    cls: type[SQLTableStore], url: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        SQLTableStore(url)
+        cls(url)
     assert "tiger" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def _fail_in_a_script(transaction: SQLTransaction) -> None:
+    transaction.run_script("s", [f"CREATE TABLE s.t AS SELECT '{SECRET}' FROM nowhere"], "a.task")
+
+
+def _end_in_a_script(transaction: SQLTransaction) -> None:
+    transaction.run_script("s", [f"COMMIT /* {SECRET} */"], "a.task")
+
+
+def _fail_in_a_query(transaction: SQLTransaction) -> None:
+    transaction.connection.exec_driver_sql(f"SELECT '{SECRET}' FROM nowhere")
+
+
+def _fail_in_a_table(transaction: SQLTransaction) -> None:
+    transaction.write_table("s", Table(sa.text(f'SELECT 1 FROM "{SECRET}"'), "t"), "a.task")
+
+
+@pytest.mark.parametrize("fail", [_fail_in_a_script, _end_in_a_script, _fail_in_a_query, _fail_in_a_table])
+def test_what_the_store_logs_and_raises_tells_no_secret(
+    fail: Callable[[SQLTransaction], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    store = SQLTableStore(f"duckdb:///{tmp_path}/x.duckdb?token={quote(SECRET)}", print_sql=True)
+    store.url = store.url.set(query={})  # DuckDB knows no such parameter
+    with pytest.raises(StoreError, match=r"\*\*\*") as caught, store.transaction() as transaction:
+        fail(transaction)
+    assert SECRET not in "".join(traceback.format_exception(caught.value, limit=0))
+    assert SECRET not in caplog.text
 
 
 def test_after_a_swallowed_error_the_block_fails(store: SQLTableStore) -> None:

@@ -22,6 +22,7 @@ from pipedag_airflow.backend.table.sql.literals import in_message
 from pipedag_airflow.backend.table.sql.reading import StoreReading
 from pipedag_airflow.backend.table.sql.schemas import StoreSchemas
 from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
+from pipedag_airflow.config.known_secrets import cause_without_secrets, known_secrets, without_secrets
 from pipedag_airflow.config.redacting import Secrets
 from pipedag_airflow.errors import ConfigError, StoreError, TableBusyError
 
@@ -109,7 +110,9 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
         materialization_details: dict[str, dict[str, str | list[str]]] | None = None,
         default_materialization_details: str | None = None,
     ) -> None:
-        self.url = sa.make_url(engine_url)
+        self.url = _parsed(engine_url)
+        # A store may be made without a configuration, whose secrets are known.
+        known_secrets.learn(Secrets.of(engine_url).texts)
         self.create_database_if_not_exists = create_database_if_not_exists
         self.schema_prefix = schema_prefix
         self.schema_suffix = schema_suffix
@@ -191,7 +194,7 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
     def log_sql(self, statement: str) -> None:
         """Log a statement that goes past the engine, where every statement is to be logged."""
         if self.print_sql:
-            sql_log.info(statement)
+            _log_sql(statement)
 
     @abstractmethod
     def create_engine(self) -> sa.Engine:
@@ -220,10 +223,11 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
         except sa.exc.DBAPIError as error:
             statement = in_message(error.statement) if error.statement else ""
             kind = TableBusyError if self.is_busy(error) else StoreError
-            raise kind(
+            text = (
                 f"The database {self.address} refused, and nothing of the transaction was stored: "
                 f"{self.reason(error)}{statement}"
-            ) from error
+            )
+            raise kind(without_secrets(text)) from cause_without_secrets(error)
 
     def open(self) -> sa.Connection:
         """Open a connection.
@@ -331,18 +335,25 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
 def _subclass_for(engine_url: str, asked: type[SQLTableStore]) -> type[SQLTableStore]:
     if asked is not SQLTableStore:
         return asked
-    try:
-        dialect = sa.make_url(engine_url).get_backend_name()
-    except sa.exc.ArgumentError as error:
-        # The text of the URL may hold a password, so it is not shown.
-        raise ConfigError(
-            "table_store.args.url is no SQLAlchemy URL. A valid one looks like duckdb:///path/to/file.duckdb"
-        ) from error
+    dialect = _parsed(engine_url).get_backend_name()
     found = {entry_point.name: entry_point for entry_point in entry_points(group=ENTRY_POINTS)}
     if dialect not in found:
         raise ConfigError(f"There is no table store for {dialect!r} databases. Known are: {', '.join(sorted(found))}")
     subclass: type[SQLTableStore] = found[dialect].load()
     return subclass
+
+
+def _parsed(engine_url: str) -> sa.URL:
+    try:
+        return sa.make_url(engine_url)
+    except (sa.exc.ArgumentError, ValueError):
+        pass
+    # Raised out here, and without the text of the URL: there may be a password in it.
+    raise ConfigError(
+        "table_store.args.url is no SQLAlchemy URL. A valid one looks like duckdb:///path/to/file.duckdb or "
+        "postgresql://user:password@host:5432/database, where / @ : % # ? in the password are written %2F %40 %3A %25 "
+        "%23 %3F"
+    )
 
 
 def _dispose(engine: sa.Engine, process: int) -> None:
@@ -351,4 +362,9 @@ def _dispose(engine: sa.Engine, process: int) -> None:
 
 
 def _log_statement(_conn: Any, _cursor: Any, statement: str, _parameters: Any, _context: Any, _many: bool) -> None:
-    sql_log.info(statement)
+    _log_sql(statement)
+
+
+def _log_sql(statement: str) -> None:
+    # A script may make a user, or log in somewhere else.
+    sql_log.info(without_secrets(statement))

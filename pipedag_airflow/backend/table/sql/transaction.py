@@ -22,6 +22,7 @@ from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
 from pipedag_airflow.backend.table.sql.literals import in_message
 from pipedag_airflow.backend.table.sql.names import is_marked, shortened
 from pipedag_airflow.backend.table.sql.nullability import columns_without_null
+from pipedag_airflow.config.known_secrets import cause_without_secrets, without_secrets
 from pipedag_airflow.core.containers import View
 from pipedag_airflow.core.fingerprint import fingerprint
 from pipedag_airflow.errors import StoreError, UnsupportedValueError
@@ -118,9 +119,10 @@ class SQLTransaction:
             if self.store.wants_statistics and not isinstance(table, View):
                 self.connection.execute(ddl.Analyze(schema, name))
         except (sa.exc.DBAPIError, sa.exc.CompileError) as error:
-            raise StoreError(
+            text = (
                 f"Table {table.name!r} of task {task!r} could not be stored in schema {schema!r}: {self._reason(error)}"
-            ) from error
+            )
+            raise StoreError(without_secrets(text)) from cause_without_secrets(error)
         facts = self._facts(schema, name, table, rows, details or {})
         self._log_stored(schema, table.name, facts)
         return facts
@@ -242,13 +244,15 @@ class SQLTransaction:
             shown = in_message(statement)
             if _controls_transaction(statement):
                 raise StoreError(
-                    f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it.{shown}"
+                    f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it."
+                    f"{without_secrets(shown)}"
                 )
             try:
                 # Without parameters, so that no driver takes a % for the place of one.
                 self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             except sa.exc.DBAPIError as error:
-                raise StoreError(f"{which} failed: {self.store.reason(error)}{shown}") from error
+                failure = without_secrets(f"{which} failed: {self.store.reason(error)}{shown}")
+                raise StoreError(failure) from cause_without_secrets(error)
         # Other tasks store their tables in the same schema meanwhile.
         there = self.store.list_objects(self.connection, [schema], own=True)
         now = self.store.identities(self.connection, schema)

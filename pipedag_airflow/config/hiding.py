@@ -1,4 +1,4 @@
-"""Secrets in what a task logs, prints or raises are hidden before it leaves the task's process.
+"""Secrets in what a task or a command logs, prints or raises are hidden before it leaves the process.
 
 Airflow hides them, too, in the log of the task. But its LocalExecutor copies all that a task sends into the log of the
 scheduler, and there it hides nothing.

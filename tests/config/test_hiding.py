@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipedag_airflow.config.hiding import hidden_secrets
 from pipedag_airflow.config.known_secrets import known_secrets
 from pipedag_airflow.errors import RunError
-from pipedag_airflow.provider.hiding import hidden_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
