@@ -126,10 +126,12 @@ def _is_table(stored: ObjectRecord) -> bool:
 def _archived(publication: Publication, tables: Iterable[ObjectRecord]) -> dict[Place, Place]:
     """Return where goes what readers no longer see, by where it is.
 
-    What stands there under its name, of somebody else's or of nobody's, stays; then it goes beside that.
+    What stands there under its name, of somebody else's or of nobody's, stays; then it goes beside that. A sequence
+    or a type keeps a table from having its name, too.
     """
-    archive = publication.archive
-    taken = publication.transaction.objects([archive])
+    archive, transaction = publication.archive, publication.transaction
+    defined = {(archive, label.partition(" ")[2]) for _, label in transaction.definitions([archive])}
+    taken = transaction.objects([archive]).keys() | defined
     archived = {}
     for place in map(place_of, tables):
         name = place[1]

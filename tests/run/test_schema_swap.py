@@ -143,7 +143,8 @@ def test_a_table_that_leaves_the_flow_leaves_the_schema(project: Project) -> Non
 def test_a_table_made_by_hand_is_not_replaced(project: Project) -> None:
     project.database.execute("create schema stage; create table stage.two (mine int); insert into stage.two values (7)")
 
-    with pytest.raises(StoreError, match=r"stage__g1\.two is to become stage\.two, and something of that name"):
+    message = r"table stage__g1\.two is to go to schema 'stage', but the table stage\.two is there"
+    with pytest.raises(StoreError, match=message):
         project.run(numbers(project, 1))
     assert project.query("select * from stage.two") == [(7,)]
 

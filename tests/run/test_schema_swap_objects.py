@@ -193,3 +193,54 @@ def test_with_available_they_move_to_the_new_schema(project: Project) -> None:
         project.run(flow(2), config=project.config(commit_consistency="available", commit_wait_seconds=0))
     assert names(project) == ["f", "mood"]
     assert project.query("select x, stage.f(), 'ok'::stage.mood::text from stage.t") == [(2, 2, "ok")]
+
+
+NAMESAKES = """
+    create type {schema}.mood as enum ('v{number}');
+    create sequence {schema}.ids start {number};
+    create function {schema}.f() returns int language sql return {number};
+    create table {schema}.t (x int primary key);
+    insert into {schema}.t values ({number})
+"""
+SHOWN = "select x, stage.f(), enum_range(null::stage.mood)::text from stage.t"
+
+
+@pytest.mark.parametrize("consistency", ["strict", "available"])
+@pytest.mark.parametrize(
+    ("theirs", "ours", "named"),
+    [
+        ("type {}.mood as (x int)", "type stage.mood", "type stage__g1.mood is there"),
+        ("table {}.mood (x int)", "type stage.mood", 'type "mood" already exists in schema "stage__g1"'),
+        ("function {}.f() returns int return 7", r"function stage.f\(\)", r"function stage__g1.f\(\) is there"),
+        ("procedure {}.f() begin atomic end", r"function stage.f\(\)", r"function f\(\) already exists in schema"),
+        ("sequence {}.ids", "sequence stage.ids", "sequence stage__g1.ids is there"),
+        ("view {}.ids as select 1", "sequence stage.ids", 'relation "ids" already exists in schema "stage__g1"'),
+        ("table {}.other (x int constraint t_pkey primary key)", "table stage.t", 'relation "t_pkey" already exists'),
+    ],
+)
+def test_what_stands_where_they_go_stops_the_publish_with_its_name_and_nothing_is_lost(
+    project: Project, consistency: str, theirs: str, ours: str, named: str
+) -> None:
+    config = project.config(commit_consistency=consistency)
+    project.run(scripted(NAMESAKES, number=1), config=config)
+    project.database.execute(f"create {theirs.format('stage__g1')}")
+    before = project.query(SHOWN), names(project, "stage__g1")
+    message = f"the {ours} is to go to schema 'stage__g1', but (the )?{named}.*which is not ours.*Rename it"
+    with pytest.raises(StoreError, match=message):
+        project.run(scripted(NAMESAKES, number=2), config=config)
+    assert (project.query(SHOWN), names(project, "stage__g1")) == before
+
+    project.database.execute("alter schema stage__g1 rename to theirs; create schema stage__g1")
+    project.run(scripted(NAMESAKES, number=2), config=config)
+    assert project.query(SHOWN) == [(2, 2, "{v2}")]
+    assert "mood" in names(project, "stage__g1")
+
+
+@pytest.mark.parametrize("theirs", ["sequence {}.t", "type {}.t as (x int)", "domain {}.t as int"])
+def test_a_table_goes_beside_what_has_its_name(project: Project, theirs: str) -> None:
+    project.run(scripted(NAMESAKES, number=1))
+    project.database.execute(f"create {theirs.format('stage__g1')}")
+    project.run(scripted(NAMESAKES, number=2))
+    assert project.query("select x from stage.t") == [(2,)]
+    rollback(project.config(), "stage", 1)
+    assert project.query("select x from stage.t") == [(1,)]

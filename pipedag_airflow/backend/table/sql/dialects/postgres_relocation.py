@@ -39,7 +39,7 @@ from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import (
     move_definition,
 )
 from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import Dependent, find_dependents
-from pipedag_airflow.backend.table.sql.dialects.postgres_errors import is_busy, reason
+from pipedag_airflow.backend.table.sql.dialects.postgres_errors import is_busy, reason, state
 from pipedag_airflow.backend.table.sql.dialects.postgres_grants import default_grants, grants
 from pipedag_airflow.backend.table.sql.facts import ObjectType
 from pipedag_airflow.errors import StoreError, TableBusyError
@@ -59,6 +59,10 @@ _FIND = sa.text("""
     JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
     WHERE n.nspname IN :schemas AND c.relname IN :names
 """).bindparams(sa.bindparam("schemas", expanding=True), sa.bindparam("names", expanding=True))
+
+_WORDS = {"r": "table", "p": "table", "f": "table", "v": "view", "m": "materialized view", "S": "sequence", "c": "type"}
+#: SQLSTATEs of a relation, a function or a type whose name is taken.
+_IS_THERE = ("42P07", "42723", "42710")
 
 
 @attrs.frozen
@@ -173,11 +177,27 @@ class PostgresRelocation:
         leaving = {move.source for move in self.relocation.leaving}
         for move in (*self.relocation.arriving, *self._leaving):
             if move.target in self._found and move.target not in leaving:
-                raise StoreError(
-                    f"Schema {self.relocation.schema!r} cannot be published: {'.'.join(move.source)} is to become "
-                    f"{'.'.join(move.target)}, and something of that name is there that is not ours. Move it "
-                    "elsewhere: nothing is dropped that we did not create."
-                )
+                raise self._in_the_way(move, f"the {self._named(move.target)} is there")
+
+    def _in_the_way(self, move: Move, what: str) -> StoreError:
+        """Return the error of a move to a place that is taken."""
+        return StoreError(
+            f"Schema {self.relocation.schema!r} cannot be published: the {self._named(move.source)} is to go to schema "
+            f"{move.target[0]!r}, but {what}, which is not ours: nothing is dropped that we did not create. Rename it, "
+            "or move it to another schema, then publish again (in Airflow: clear the commit). Readers see what they "
+            "saw before, and everything that was made is kept."
+        )
+
+    def _named(self, place: Place) -> str:
+        """Return in words what is at a place."""
+        schema, name = place
+        found = self._found.get(place)
+        if found is not None and found.definition is not None:
+            kind, _, name = name.partition(" ")
+            return f"{kind} {schema}.{name}"
+        # What has left before it arrives has another place by now; only tables and views do that.
+        kind = "table" if found is None else _WORDS.get(found.kind, "relation")
+        return f"{kind} {schema}.{name}"
 
     def _dependents(self) -> list[Dependent]:
         """Return the views of others that are to read what arrives.
@@ -257,6 +277,15 @@ class PostgresRelocation:
             self.connection.execute(view)
 
     def _move_one(self, move: Move) -> None:
+        """Move one thing; that its place is taken is noticed here where something of another kind has its name."""
+        try:
+            self._move_unchecked(move)
+        except sa.exc.DBAPIError as error:
+            if state(error) not in _IS_THERE:
+                raise
+            raise self._in_the_way(move, reason(error)) from error
+
+    def _move_unchecked(self, move: Move) -> None:
         (old_schema, old_name), (schema, name) = move.source, move.target
         definition = self._found[move.source].definition if move.source in self._found else None
         if definition is not None:
