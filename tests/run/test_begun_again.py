@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from pipedag_airflow import Flow, RawSql, Stage, Table, materialize
 from pipedag_airflow.run.begin import begin
@@ -190,3 +191,30 @@ def test_a_script_does_not_claim_what_it_only_changes(project: Project) -> None:
     session = upstream.begin("run", 1)
     execute(session, "s.beside")
     assert execute(session, "s.scripted").tables == ()
+
+
+def test_what_another_process_made_is_dropped_where_the_task_turns_out_to_be_valid(project: Project) -> None:
+    """A zombie of the task has read other data, and its retry finds that nothing has changed."""
+    project.settings["begin_query_seconds"] = 0
+    numbers = [1]
+
+    @materialize(lazy=True)
+    def task() -> Any:
+        return Table(sa.text(f"select {numbers[-1]} as x"), "t")
+
+    with Flow("zombie") as flow, Stage("s"):
+        task()
+    project.run(flow)
+    session = project.session(flow)
+    before = begin(session, "s").snapshot
+    numbers.append(2)
+    execute(session, "s.task")
+    assert project.objects("s__g2") == {"s__g2.t"}
+
+    numbers.append(1)
+    assert execute(session, "s.task", revision=1, known=before).decision.valid
+
+    assert project.objects("s__g2") == set()
+    publish(session, "s")
+    assert project.query("select x from s.t") == [(1,)]
+    assert project.query("select distinct container from pipedag_metadata.object where stage = 's'") == [("s__g1",)]
