@@ -8,6 +8,7 @@ from pipedag_airflow.backend.table.sql.names import is_marked
 from pipedag_airflow.errors import StageBusyError, StoreError
 from pipedag_airflow.run.garbage import OldGeneration, find_garbage, remove
 from pipedag_airflow.run.leases import borrow
+from pipedag_airflow.run.strays import find_strays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ def show_garbage(config: ConfigContext) -> Iterator[str]:
     for stage in _stages(config):
         for _, lines in _find(config, stage):
             yield from lines
+        yield from _stray_lines(config, stage, find_strays(config, stage))
 
 
 def clean(config: ConfigContext) -> Iterator[str]:
@@ -58,8 +60,21 @@ def _clean(config: ConfigContext, stage: str, problems: list[str]) -> list[str]:
                     problems.append(f"Generation {old.record.number} of stage {stage!r} could not be removed: {error}")
                 else:
                     lines += shown
+            lines += _remove_strays(config, stage, problems)
     except StageBusyError as busy:
         lines.append(f"{stage}: left alone. {busy}")
+    return lines
+
+
+def _remove_strays(config: ConfigContext, stage: str, problems: list[str]) -> list[str]:
+    """Remove the blobs that no row describes; return the lines that say so."""
+    strays = find_strays(config, stage)
+    lines = list(_stray_lines(config, stage, strays))
+    for location in strays:
+        try:
+            config.blob_store.drop(location)
+        except StoreError as error:
+            problems.append(str(error))
     return lines
 
 
@@ -108,6 +123,13 @@ def _lines(
         yield _joined(f"    blob {location}", _bytes(blobs.size(location)))
     if old.task_rows or old.object_rows:
         yield f"    metadata: {old.task_rows} rows of tasks, {old.object_rows} of tables and blobs"
+
+
+def _stray_lines(config: ConfigContext, stage: str, strays: Sequence[str]) -> Iterator[str]:
+    if strays:
+        yield f"{stage}: blobs of generations that are not kept, which no task has as its result"
+    for location in strays:
+        yield _joined(f"    blob {location}", _bytes(config.blob_store.size(location)))
 
 
 def _joined(*parts: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.config import ConfigContext
 
-__all__ = ["OldGeneration", "collect_garbage", "find_garbage", "remove"]
+__all__ = ["OldGeneration", "collect_garbage", "find_garbage", "old_generations", "remove"]
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def find_garbage(config: ConfigContext, transaction: SQLTransaction, stage: str)
         stage: Name of the stage.
     """
     live = transaction.metadata.stages([stage])[stage].live
-    reasons = _old(transaction.metadata.generations(stage=stage), live, config.generations_to_keep)
+    reasons = old_generations(transaction.metadata.generations(stage=stage), live, config.generations_to_keep)
     if not reasons:
         return []
     numbers = {record.number for record in reasons}
@@ -157,11 +157,16 @@ def _blobs(places: Iterable[PlaceRecord]) -> set[str]:
     return {str(place.location) for place in places if place.kind is ObjectKind.BLOB}
 
 
-def _old(generations: list[GenerationRecord], live: int | None, keep: int) -> dict[GenerationRecord, str]:
+def old_generations(generations: list[GenerationRecord], live: int | None, keep: int) -> dict[GenerationRecord, str]:
     """Return the generations that are not needed, with the reason.
 
     Those are the published and the unchanged ones but for the last few, and all others before the live one: what an
     abandoned generation before the live one had made is either carried over or obsolete.
+
+    Args:
+        generations: Those of a stage, in their order.
+        live: The number of the one that readers see.
+        keep: How many are kept.
     """
 
     def last(state: GenerationState) -> list[int]:

@@ -96,6 +96,43 @@ def test_gc_says_what_would_go_and_then_removes_it_once(project: Project) -> Non
     assert project.executed(pair("3", "1"), config=config) == []
 
 
+def test_gc_removes_blobs_that_no_task_has_as_its_result_with_their_generation(project: Project) -> None:
+    """A task that failed has left one, and the first of two times that it was executed in a run."""
+    names = iter(["failed", "first", "second", "third"])
+    keys = iter(["y", "x", "x", "x"])
+
+    @materialize(version=None)
+    def made_anew() -> Any:
+        return [Blob(1, next(names)), Table(pl.DataFrame({"x": [1]}), "t", primary_key=next(keys))]
+
+    with Flow("strays") as flow, Stage("s"):
+        made_anew()
+    session = project.session(flow)
+    begin(session, "s")
+    with pytest.raises(StoreError):
+        execute(session, "s.made_anew")
+    for revision in range(2):
+        execute(session, "s.made_anew", revision=revision)
+    publish(session, "s")
+    project.run(flow)
+    (project.folder / "blobs" / "test" / "s" / "theirs.g1.pkl").write_bytes(b"not signed")
+    assert list(show_garbage(project.config())) == []
+
+    config = project.config(generations_to_keep=1)
+    before, listed = generations(project), list(show_garbage(config))
+
+    assert [line.partition(",")[0] for line in listed if "metadata" not in line][-4:] == [
+        "    blob s/second.g1.pkl",
+        "s: blobs of generations that are not kept",
+        "    blob s/failed.g1.pkl",
+        "    blob s/first.g1.pkl",
+    ]
+    assert generations(project) == before
+    assert list(clean(config)) == listed
+    assert generations(project) == {"s__g2.t", "third.g2.pkl", "theirs.g1.pkl"}
+    assert list(show_garbage(config)) == []
+
+
 def test_gc_leaves_a_stage_alone_that_a_run_holds(project: Project) -> None:
     for version in "12":
         project.run(pair(version, "1"))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pipedag_airflow.backend.lock.files import construct
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pipedag_airflow.backend.lock.files import InstanceContext
 
 __all__ = ["CHECK_STAGE", "BlobStore"]
@@ -111,6 +113,19 @@ class BlobStore(ABC):
         """
         del location
         return None
+
+    def others(self, stage: str, known: Collection[str]) -> dict[str, int]:
+        """Return the objects of a stage that this installation has written, but for those that are known.
+
+        Args:
+            stage: The name of the stage.
+            known: Their locations.
+
+        Returns:
+            The generations of the others, by location; empty where a store does not keep account of them.
+        """
+        del stage, known
+        return {}
 
     @abstractmethod
     def link(self, *, stage: str, name: str, location: str) -> None:

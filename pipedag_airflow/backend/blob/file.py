@@ -18,13 +18,15 @@ from pipedag_airflow.backend.lock.files import construct, file_name, instance_fo
 from pipedag_airflow.errors import BlobSignatureError, CacheError, ConfigError, StoreError, UnsupportedValueError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pipedag_airflow.backend.lock.files import InstanceContext
     from pipedag_airflow.config.connections import Connection
 
 __all__ = ["FileBlobStore"]
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-_GENERATION = re.compile(r"\.g[0-9a-z]+$", re.IGNORECASE)
+_GENERATION = re.compile(r"\.g(?P<number>[0-9a-z]+)$", re.IGNORECASE)
 _SUFFIX = ".pkl"
 # A write that takes longer is no write any more: its process was killed.
 _LEFTOVER_SECONDS = 24 * 3600
@@ -268,6 +270,26 @@ class FileBlobStore(BlobStore):
         except OSError as error:
             msg = f"Blob {name!r} of stage {stage!r} cannot be shown at {path}: {error}. The blob is safe in {target}."
             raise StoreError(msg) from error
+
+    def others(self, stage: str, known: Collection[str]) -> dict[str, int]:
+        """Find the files that are signed for the place where they are; see ``BlobStore``."""
+        folder = self.base_path / _stage_folder(stage)
+        generations = {
+            f"{folder.name}/{path.name}": _GENERATION.search(path.name.removesuffix(_SUFFIX))
+            for path in folder.glob(f"*{_SUFFIX}")
+        }
+        return {
+            location: int(generation["number"], 36)
+            for location, generation in generations.items()
+            if generation is not None and location not in known and self._is_written_by_us(location)
+        }
+
+    def _is_written_by_us(self, location: str) -> bool:
+        try:
+            content = parse(self._path(location).read_bytes())
+        except (OSError, StoreError):
+            return False
+        return content.location == location and self._is_signed(content)
 
     def unlink(self, *, stage: str, name: str) -> None:
         """Remove ``base_path/STAGE/NAME.pkl`` if ``link`` made it."""

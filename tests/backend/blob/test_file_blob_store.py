@@ -47,6 +47,25 @@ class TestFileBlobStoreWithoutSymbolicLinks(BlobStoreSuite):
         return functools.partial(FileBlobStore, tmp_path)
 
 
+def test_blobs_that_nobody_knows_are_found_by_their_signature(tmp_path: Path) -> None:
+    store = FileBlobStore(tmp_path)
+    for name, generation in (("known", 1), ("x.g3", 40), ("λ", 2), ("shown", 5)):
+        store.write(1, stage="s", name=name, generation=generation)
+    store.link(stage="s", name="shown", location="s/shown.g5.pkl")
+    store.write(1, stage="other", name="elsewhere", generation=1)
+    folder = tmp_path / "s"
+    (folder / "copied.g1.pkl").write_bytes((folder / "known.g1.pkl").read_bytes())
+    (folder / "theirs.g1.pkl").write_bytes(pickle.dumps(1))
+    (folder / ".hidden.g1.pkl").write_bytes(b"")
+
+    others = store.others("s", {"s/known.g1.pkl"})
+
+    assert sorted(others.values()) == [2, 5, 40]
+    assert all(store.read(location) == 1 for location in others)
+    assert store.others("no such stage", ()) == {}
+    assert FileBlobStore(tmp_path, key="k" * 40).others("s", ()) == {}
+
+
 @pytest.fixture
 def no_symlinks(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
