@@ -27,12 +27,8 @@ from pipedag_airflow.provider.dag_runs import ReleaseStages
 from pipedag_airflow.provider.edges import contracted_edges, reduced_edges, stage_edges
 from pipedag_airflow.provider.form import FLOW, STAGE, with_form
 from pipedag_airflow.provider.granularity import Unit, units, warn_of_many
-from pipedag_airflow.provider.operators import (
-    CommitTransactionOperator,
-    FlowReference,
-    MaterializeOperator,
-    StageOperator,
-)
+from pipedag_airflow.provider.operators import CommitTransactionOperator, MaterializeOperator, StageOperator
+from pipedag_airflow.provider.reference import FlowReference
 from pipedag_airflow.provider.run_operators import FlowRunOperator, StageRunOperator
 from pipedag_airflow.provider.settings import Settings
 from pipedag_airflow.provider.split import StageDagOperator, part_arguments, parts

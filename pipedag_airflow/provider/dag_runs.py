@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.core.flow import Flow
-    from pipedag_airflow.provider.operators import FlowReference
+    from pipedag_airflow.provider.reference import FlowReference
 
 __all__ = [
     "OVER",

@@ -27,7 +27,6 @@ from pipedag_airflow.errors import (
     StoreError,
 )
 from pipedag_airflow.provider.assets import announce
-from pipedag_airflow.provider.connections import read_config
 from pipedag_airflow.provider.dag_runs import owner_of, parts_of, run_is_over, states_of_run
 from pipedag_airflow.provider.form import RUN_OF, RunOptions
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
@@ -35,21 +34,18 @@ from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.sdk import Context
 
     from pipedag_airflow.backend.lock import Lease
-    from pipedag_airflow.config import ConfigContext
-    from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.provider.reference import FlowReference
     from pipedag_airflow.run.lineage import Lineage
     from pipedag_airflow.run.session import RunSession
 
 __all__ = [
     "REVISION",
     "CommitTransactionOperator",
-    "FlowReference",
     "MaterializeOperator",
     "StageOperator",
     "TransactionOperator",
@@ -61,40 +57,6 @@ log = logging.getLogger(__name__)
 REVISION = "revision"
 _OWN_RETRIES = 2
 _OWN_RETRY_DELAY = dt.timedelta(seconds=5)
-
-
-@attrs.frozen
-class FlowReference:
-    """The flow of an operator and the instance that it runs in.
-
-    Args:
-        flow: The flow.
-        instance: The instance; None for the common one.
-        part_of: Id of the flow's DAG, in that of a stage of it.
-        part: Name of that stage.
-    """
-
-    flow: Flow
-    instance: str | None
-    part_of: str | None = None
-    part: str | None = None
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder from which pipedag.yaml is looked for."""
-        return self.flow.file.parent if self.flow.file is not None else None
-
-    def config(self) -> ConfigContext:
-        """Return the configuration; secrets are read here, in the worker, and not when the file is parsed."""
-        return read_config(self.folder, self.instance, self.flow.name)
-
-    def asked_for(self, options: RunOptions) -> RunOptions:
-        """Return what a run is asked for; the DAG of a stage that is run by itself is of that stage alone."""
-        if self.part is None or options.run_of is not None:
-            return options
-        lines = [options.select] if isinstance(options.select, str) else options.select
-        own = f"stage:{self.part}"
-        return attrs.evolve(options, select=[f"{word},{own}" for line in lines for word in line.split()] or [own])
 
 
 def _final(error: Exception) -> AirflowFailException:

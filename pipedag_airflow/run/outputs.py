@@ -12,6 +12,7 @@ import attrs
 from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.frames.content import content_hash
+from pipedag_airflow.backend.table.sql.script import refuse_names_in_text
 from pipedag_airflow.cache.query import query_identity, query_text
 from pipedag_airflow.cache.script import script_text, split_script
 from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
@@ -343,7 +344,7 @@ def store_output(
     statements = split_script(str(container.sql), container.separator)
     made = transaction.run_script(schema, statements, task.id)
     if moves_tables(session.config):
-        transaction.refuse_names_in_text(schema, made.definitions, task.id)
+        refuse_names_in_text(transaction, schema, made.definitions, task.id)
     container.table_names = sorted(made.tables)
     tables = [
         _table_record(

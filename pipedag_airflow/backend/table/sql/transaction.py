@@ -6,7 +6,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-import sqlparse
 
 from pipedag_airflow.backend.metadata import (
     LeaseRepository,
@@ -19,9 +18,9 @@ from pipedag_airflow.backend.table.sql.facts import Column, ObjectType, ScriptFa
 from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
-from pipedag_airflow.backend.table.sql.literals import in_message
 from pipedag_airflow.backend.table.sql.names import is_marked, shortened
 from pipedag_airflow.backend.table.sql.nullability import columns_without_null
+from pipedag_airflow.backend.table.sql.script import run_script
 from pipedag_airflow.config.known_secrets import cause_without_secrets, without_secrets
 from pipedag_airflow.core.containers import View
 from pipedag_airflow.core.fingerprint import fingerprint
@@ -124,10 +123,11 @@ class SQLTransaction:
             )
             raise StoreError(without_secrets(text)) from cause_without_secrets(error)
         facts = self._facts(schema, name, table, rows, details or {})
-        self._log_stored(schema, table.name, facts)
+        self.log_stored(schema, table.name, facts)
         return facts
 
-    def _log_stored(self, schema: str, name: str, facts: TableFacts) -> None:
+    def log_stored(self, schema: str, name: str, facts: TableFacts) -> None:
+        """Log a table that was stored, where the configuration wants it."""
         if self.store.print_materialize:
             log.info("Stored %s.%s: %s rows, columns %s", schema, name, facts.rows, facts.columns)
 
@@ -237,60 +237,7 @@ class SQLTransaction:
             StoreError: if a statement fails, or would end the transaction; the message names the task and shows the
                 statement.
         """
-        self.create_schema(schema)
-        before, defined_before = self.store.identities(self.connection, schema), self.definitions([schema])
-        for number, statement in enumerate(statements, start=1):
-            which = f"Statement {number} of {len(statements)} of the script of task {task!r}"
-            shown = in_message(statement)
-            if _controls_transaction(statement):
-                raise StoreError(
-                    f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it."
-                    f"{without_secrets(shown)}"
-                )
-            try:
-                # Without parameters, so that no driver takes a % for the place of one.
-                self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
-            except sa.exc.DBAPIError as error:
-                failure = without_secrets(f"{which} failed: {self.store.reason(error)}{shown}")
-                raise StoreError(failure) from cause_without_secrets(error)
-        # Other tasks store their tables in the same schema meanwhile.
-        there = self.store.list_objects(self.connection, [schema], own=True)
-        now = self.store.identities(self.connection, schema)
-        # What was only changed is not made; what was dropped and made anew is.
-        made = {key: kind for key, kind in there.items() if key in now and now[key] != before.get(key)}
-        columns = self.columns(schema)
-        unlogged = self.store.list_unlogged(self.connection, [schema])
-        tables = {
-            name: TableFacts(
-                name,
-                columns.get(name, ()),
-                (),
-                (),
-                self.count_rows(place, name),
-                view=kind is not ObjectType.TABLE,
-                unlogged=(place, name) in unlogged,
-            )
-            for (place, name), kind in made.items()
-        }
-        for name, facts in tables.items():
-            self._log_stored(schema, name, facts)
-        defined = self.store.list_definitions(self.connection, [schema], own=True)
-        return ScriptFacts(tables, tuple(label for place, label in defined if (place, label) not in defined_before))
-
-    def refuse_names_in_text(self, schema: str, labels: Collection[str], task: str) -> None:
-        """Refuse functions whose text names the schema of a generation: they could not find what has left it.
-
-        Raises:
-            StoreError: if there are such functions; the message names them.
-        """
-        naming = self.store.naming_in_text(self.connection, schema, labels)
-        if naming:
-            raise StoreError(
-                f"The script of task {task!r} makes the {', the '.join(naming)} with a text that names the schema "
-                f"{schema!r}. What is in it moves to the schema of the stage with the publish, and the text would not "
-                "follow. Write an SQL function with a parsed body (RETURN ..., or BEGIN ATOMIC ... END), which follows "
-                "what moves; or name the schema that readers know, which is looked up when the function is called."
-            )
+        return run_script(self, schema, statements, task)
 
     # --- the catalog ------------------------------------------------------------------------------------------------
 
@@ -404,12 +351,3 @@ class SQLTransaction:
         if not left and not self.store.avoid_drop_create_schema:
             self.store.drop_schema(self.connection, schema)
         return left
-
-
-def _controls_transaction(statement: str) -> bool:
-    words = (parsed.token_first(skip_cm=True) for parsed in sqlparse.parse(statement))
-    return any(word is not None and word.normalized in _TRANSACTION_CONTROL for word in words)
-
-
-#: ``START TRANSACTION`` begins with a word that begins nothing else.
-_TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"}
