@@ -15,13 +15,13 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 from pipedag_airflow.backend.lock import Owner
 from pipedag_airflow.backend.lock.lease import how_to_free
 from pipedag_airflow.core.plan import COMMIT_TASK
-from pipedag_airflow.provider.form import RunOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pipedag_airflow.backend.lock import Lease
     from pipedag_airflow.core.flow import Flow
+    from pipedag_airflow.provider.form import RunOptions
     from pipedag_airflow.provider.reference import FlowReference
 
 __all__ = [
@@ -270,15 +270,15 @@ class ReleaseStages:
     def __call__(self, context: Mapping[str, Any]) -> None:
         """Release what the run holds, unless somebody has cleared tasks of it since."""
         dag_id, run_id = context["dag"].dag_id, context["run_id"]
-        options = RunOptions.of(context["params"])
+        instance = context.get("ti")
+        if instance is None:  # then Airflow tells nothing else, either
+            log.info("Airflow does not say which task failed in %s; its stages wait for whoever wants them", run_id)
+            return
+        options = self.reference.options(context)
         parts: Sequence[str] = ()
         if self.reference.part_of is not None and options.run_of is not None:
             # Nobody else gives back what a part has begun after the flow's run was over.
             dag_id, run_id, parts = self.reference.part_of, options.run_of, parts_of(self.reference.flow)
-        instance = context.get("ti")
-        if instance is None:
-            log.info("Airflow does not say which task failed in %s; its stages wait for whoever wants them", run_id)
-            return
         goes_on = _at_work(states_of_run(owner_id(dag_id, run_id), parts, instance))
         if goes_on:
             log.info("Run %s of %s goes on with %s: its stages are kept", run_id, dag_id, ", ".join(goes_on))

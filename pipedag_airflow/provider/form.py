@@ -191,7 +191,6 @@ class RunOptions:
             mode=None if mode == _CONFIGURED else mode,
             ignore_cache_function=params["ignore_cache_function"],
             ignore_task_version=params["ignore_task_version"],
-            run_of=params.get(RUN_OF),
         )
 
     def selection(self, plan: Plan) -> Selection:

@@ -28,7 +28,7 @@ from pipedag_airflow.errors import (
 )
 from pipedag_airflow.provider.assets import announce
 from pipedag_airflow.provider.dag_runs import owner_of, parts_of, run_is_over, states_of_run
-from pipedag_airflow.provider.form import RUN_OF, RunOptions
+from pipedag_airflow.provider.form import RunOptions
 from pipedag_airflow.provider.links import SKIPPED, DocsLink, GenerationLink, PreviousTablesLink, TablesLink
 from pipedag_airflow.provider.telling import shown_publish, shown_task, told_of_finished
 
@@ -134,12 +134,7 @@ class StageOperator(BaseOperator):
 
     def asked_for(self, context: Context) -> RunOptions:
         """Return what the run was asked for."""
-        options = RunOptions.of(context["params"])
-        if self.reference.part is None:
-            return options
-        # Params have it only with [core] dag_run_conf_overrides_params, which is about what people ask for.
-        passed = context["dag_run"].conf or {}
-        return attrs.evolve(options, run_of=passed.get(RUN_OF))
+        return self.reference.options(context)
 
     def _awaited(self, node: str) -> bool:
         """Say whether operators of the user's own wait for a step: by Airflow's defaults, they skip with it."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from pipedag_airflow.provider.connections import read_config
+from pipedag_airflow.provider.form import RUN_OF, RunOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pipedag_airflow.config import ConfigContext
     from pipedag_airflow.core.flow import Flow
-    from pipedag_airflow.provider.form import RunOptions
 
 __all__ = ["FlowReference"]
 
@@ -42,6 +43,15 @@ class FlowReference:
     def config(self) -> ConfigContext:
         """Return the configuration; secrets are read here, in the worker, and not when the file is parsed."""
         return read_config(self.folder, self.instance, self.flow.name)
+
+    def options(self, context: Mapping[str, Any]) -> RunOptions:
+        """Return the options of a run, by the context that Airflow gives a task or a callback of it."""
+        options = RunOptions.of(context["params"])
+        if self.part is None:
+            return options
+        # Params have it only with [core] dag_run_conf_overrides_params, which is about what people ask for.
+        passed = context["dag_run"].conf or {}
+        return attrs.evolve(options, run_of=passed.get(RUN_OF))
 
     def asked_for(self, options: RunOptions) -> RunOptions:
         """Return what a run is asked for; the DAG of a stage that is run by itself is of that stage alone."""

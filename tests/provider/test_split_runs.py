@@ -185,16 +185,33 @@ def test_a_part_that_fails_gives_back_the_stages_of_the_run_of_the_flow_if_that_
     assert gives_back(dags["flow.b"], known, **{RUN_OF: "whole"}) is released
 
 
+def test_a_part_that_fails_knows_the_run_of_the_flow_also_where_airflow_lets_nobody_change_params(
+    dags: dict[str, Any],
+) -> None:
+    assert gives_back(dags["flow.b"], Known(flow_b=BROKEN), overrides=False, **{RUN_OF: "whole"})
+
+
+def test_nothing_is_given_back_where_airflow_does_not_tell_the_task(
+    dags: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for dag_id in ("flow", "flow.b"):
+        (callback,) = dags[dag_id].on_failure_callback
+        callback({"dag": dags[dag_id], "run_id": "manual", "reason": "task_failure"})
+        assert "does not say which task failed in manual" in caplog.messages[-1]
+
+
 def test_a_parameter_of_parts_changes_nothing_in_the_dag_of_the_flow(dags: dict[str, Any]) -> None:
     known = Known(flow=dict.fromkeys("abc", "failed"))
     known.run_id = "whole"
     assert gives_back(dags["flow"], known, **{RUN_OF: "another"})
 
 
-def gives_back(dag: Any, known: Known, **conf: str) -> bool:
+def gives_back(dag: Any, known: Known, *, overrides: bool = True, **conf: str) -> bool:
     """Say whether a stage that the run of the flow holds is free after a DAG run of it has failed."""
     with PipedagConfig.find(None).get().create_lock_manager() as locks:
         locks.acquire("b", Owner.of_run("airflow:flow/whole"), seconds=60)
         (callback,) = dag.on_failure_callback
-        callback(context_of(dag, known, **conf))
+        context = context_of(dag, known, **conf)
+        callback(context if overrides else context | {"params": dag.params.dump()})
         return locks.holder("b") is None
