@@ -15,6 +15,7 @@ from pipedag_airflow.run.begin import begin, open_stage
 from pipedag_airflow.run.call import call_function
 from pipedag_airflow.run.decide import carried, decide, identity_of, identity_to_make, pending, task_hash_for
 from pipedag_airflow.run.emptied import check_rows
+from pipedag_airflow.run.failures import exit_as_failure
 from pipedag_airflow.run.ground import GroundMovedError, inputs_moved
 from pipedag_airflow.run.inputs import (
     load_arguments,
@@ -154,12 +155,15 @@ def _run(
         objects = row.objects
     except GroundMovedError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         moved = inputs_moved(session, snapshot)
         if moved is not None:
             raise moved from error
+        failure = exit_as_failure(task, error) if isinstance(error, SystemExit) else error
         say_what_readers_see(task, snapshot)
-        record_failure(session, snapshot, task, error)
+        record_failure(session, snapshot, task, failure)
+        if failure is not error:
+            raise failure from error
         raise
     finally:
         materializer.drop_unless_in(objects)

@@ -84,7 +84,7 @@ def test_a_task_that_exits_has_failed(config: ConfigContext, scheduler: str) -> 
     with Flow("exits") as flow, Stage("stage"):
         exits()
     result = flow.run(config=config, orchestration_engine=DaskEngine(scheduler=scheduler))
-    with pytest.raises(RunError, match=r"'stage\.exits' was not finished.*SystemExit: 3"):
+    with pytest.raises(RunError, match=r"'stage\.exits' has no result, because .* sys\.exit\(3\)"):
         raise result.exception
 
 

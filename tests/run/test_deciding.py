@@ -11,7 +11,7 @@ import pytest
 
 from pipedag_airflow import AUTO_VERSION, Flow, Stage, materialize
 from pipedag_airflow.config.known_secrets import known_secrets
-from pipedag_airflow.errors import AutoVersionError, FreshInputError, StageError
+from pipedag_airflow.errors import AutoVersionError, FreshInputError, RunError, StageError
 from pipedag_airflow.run.begin import begin
 from pipedag_airflow.run.execute import execute
 from pipedag_airflow.run.preview import preview
@@ -73,7 +73,7 @@ def impatient(session: RunSession, seconds: float) -> RunSession:
 
 FAILURES = [
     pytest.param({"cache": broken}, ZeroDivisionError, "cache function: ZeroDivisionError: of", id="cache function"),
-    pytest.param({"cache": leaves}, SystemExit, "cache function: SystemExit: 3", id="cache function that exits"),
+    pytest.param({"cache": leaves}, RunError, "cache function: SystemExit: 3", id="cache function that exits"),
     pytest.param({"cache": object}, TypeError, "cache function: UnsupportedValueError", id="its result"),
     pytest.param({"odd": unfollowable()}, AutoVersionError, "AUTO_VERSION: AutoVersionError", id="AUTO_VERSION"),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from pipedag_airflow.errors import (
     CacheError,
     DuplicateNameError,
     FlowChangedError,
+    RunError,
     StageBusyError,
     StageError,
     StaleRunError,
@@ -78,6 +81,45 @@ def test_a_failing_task_leaves_what_is_published_untouched(project: Project) -> 
     assert raised.value.__notes__ == ["(raised by task 'first.two' of flow 'chain')"]
     assert project.query("select distinct version from first.one") == [("1",)]
     assert project.query("select distinct name from first.two") == [("x",)]
+
+
+@pytest.mark.parametrize(
+    ("code", "call"), [(0, r"sys\.exit\(0\)"), (None, r"sys\.exit\(\)"), ("no", r"sys\.exit\('no'\)")]
+)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_task_that_exits_has_failed_and_others_go_on(project: Project, code: Any, call: str, lazy: bool) -> None:
+    @materialize(version=None, lazy=lazy)
+    def leaving() -> Any:
+        sys.exit(code)
+
+    @materialize(version="1")
+    def staying() -> int:
+        return 1
+
+    with Flow("exits") as flow:
+        with Stage("one"):
+            leaving()
+        with Stage("two"):
+            staying()
+    result = project.run(flow, fail_fast=False)
+
+    assert isinstance(result.exception, RunError)
+    assert re.search(rf"'one\.leaving' has no result, because .* has called {call}", str(result.exception))
+    assert result.task_states[flow.tasks["two.staying"]].value == "completed"
+    ((state, detail),) = project.query("select state, detail from pipedag_metadata.task where stage = 'one'")
+    assert (state, detail) == ("failed", f"RunError: {result.exception}")
+
+
+def test_an_interrupt_of_a_task_is_one_of_the_run(project: Project) -> None:
+    @materialize(version="1")
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with Flow("interrupted") as flow, Stage("one"):
+        interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        project.run(flow, fail_fast=False)
+    assert project.query("select count(*) from pipedag_metadata.task where state = 'failed'") == [(0,)]
 
 
 def test_after_the_mend_the_run_goes_on_with_what_is_missing(project: Project) -> None:
