@@ -31,6 +31,7 @@ __all__ = [
     "ReleaseStages",
     "airflow_id",
     "is_not_found",
+    "is_paused",
     "owner_id",
     "owner_of",
     "part_dag_id",
@@ -172,6 +173,20 @@ def run_state(instance: Any, dag_id: str, run_id: str) -> str | None:
         raise
     # A member of an enumeration of strings: str() of it is not its value.
     return str(getattr(state, "value", state))
+
+
+def is_paused(instance: Any, dag_id: str) -> bool:
+    """Say whether a DAG is paused, as far as Airflow tells.
+
+    Args:
+        instance: A task instance of Airflow's; it asks Airflow, which answers the processes of tasks only.
+        dag_id: Id of the DAG.
+    """
+    try:
+        return bool(instance.get_dag(dag_id).is_paused)
+    except Exception as error:  # it only matters for what is said
+        log.info("Airflow does not tell whether the DAG %s is paused: %s", dag_id, error)
+        return False
 
 
 def stages_kept_to_the_end(

@@ -21,7 +21,7 @@ from airflow.sdk.execution_time.comms import TriggerDagRun
 from pipedag_airflow.config.hiding import hidden_secrets
 from pipedag_airflow.errors import ConfigError
 from pipedag_airflow.provider.assets import announce
-from pipedag_airflow.provider.dag_runs import UNDER_WAY, part_dag_id, part_run_id, run_state
+from pipedag_airflow.provider.dag_runs import UNDER_WAY, is_paused, part_dag_id, part_run_id, run_state
 from pipedag_airflow.provider.form import RUN_OF
 from pipedag_airflow.provider.granularity import Unit
 from pipedag_airflow.provider.links import RunLink
@@ -148,8 +148,6 @@ class StageDagOperator(StageRunOperator):
 
     def _run_part(self, context: Context) -> None:
         """Start the part of the run in the stage's own DAG, or take it up again, and wait for its end."""
-        from pipedag_airflow.provider.triggers import PartRunTrigger
-
         instance: Any = context["ti"]
         dag_id, run_id = part_dag_id(instance.dag_id, self.task_id), part_run_id(instance.run_id)
         if run_state(instance, dag_id, run_id) in UNDER_WAY:
@@ -158,6 +156,21 @@ class StageDagOperator(StageRunOperator):
         else:
             log.info("Stage %s runs in the DAG %s, run %s", self.task_id, dag_id, run_id)
             self._start(dag_id, run_id, context)
+        self._wait_for(instance, dag_id, run_id)
+
+    def _wait_for(self, instance: Any, dag_id: str, run_id: str) -> None:
+        """Wait for the end of the part, and say so if nothing of it can begin."""
+        from pipedag_airflow.provider.triggers import PartRunTrigger
+
+        if is_paused(instance, dag_id):
+            log.warning(
+                "Stage %s waits for run %s of the DAG %s, which is paused: no task of it begins. Unpause it in the UI, "
+                "or with `airflow dags unpause %s`; there is nothing to do here after that",
+                self.task_id,
+                run_id,
+                dag_id,
+                dag_id,
+            )
         self.has_part = True
         self.defer(trigger=PartRunTrigger(dag_id, run_id), method_name="execute_complete")
 
@@ -189,6 +202,8 @@ class StageDagOperator(StageRunOperator):
         self.has_part = True
         instance: Any = context["ti"]
         dag_id, run_id = part_dag_id(instance.dag_id, self.task_id), part_run_id(instance.run_id)
+        if event["state"] in UNDER_WAY:
+            self._wait_for(instance, dag_id, run_id)
         its_run = f"Stage {self.task_id}: run {run_id} of the DAG {dag_id}"
         clear = "clear this task with all that follows: what was finished is kept."
         if event["state"] is None:

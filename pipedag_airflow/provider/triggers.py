@@ -161,28 +161,33 @@ class StageFreeTrigger(BaseTrigger):
 class PartRunTrigger(BaseTrigger):
     """Fires when the run of a stage's own DAG is over, or is not there any more; Airflow's own waits for ever then.
 
+    It also fires when that takes long: only the operator's own process can ask Airflow whether the DAG is paused.
+
     Args:
         dag_id: Id of the DAG.
         run_id: Id of the run.
         poll: Seconds between two looks.
+        patience: Seconds after which it fires all the same.
     """
 
-    def __init__(self, dag_id: str, run_id: str, poll: float = 2.0) -> None:
+    def __init__(self, dag_id: str, run_id: str, poll: float = 2.0, patience: float = 600.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
         self.dag_id = dag_id
         self.run_id = run_id
         self.poll = poll
+        self.patience = patience
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
-        arguments = {"dag_id": self.dag_id, "run_id": self.run_id, "poll": self.poll}
+        arguments = {name: getattr(self, name) for name in ("dag_id", "run_id", "poll", "patience")}
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is nothing to wait for; the event has the state, None if the run was deleted."""
+        """Look until the run is over, or for long; the event has the state, None if the run was deleted."""
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         look = partial(run_state, RuntimeTaskInstance, self.dag_id, self.run_id)
-        while (state := await asyncio.to_thread(look)) in UNDER_WAY:
+        until = time.monotonic() + self.patience
+        while (state := await asyncio.to_thread(look)) in UNDER_WAY and time.monotonic() < until:
             await asyncio.sleep(self.poll)
         yield TriggerEvent({"state": state})

@@ -187,6 +187,19 @@ def test_first_unchanged_changed_failing_cleared_and_a_part(flows: Callable[[str
     assert client.states("diamond.two", alone)["two.left"] == "skipped"
     folder.wait_until_free()
 
+    client.pause("diamond.two")
+    diamond.write("4")
+    waiting = client.trigger("diamond")
+    folder.wait_task("diamond", waiting, "two", "deferred")
+    told = diamond.wait(
+        lambda: [line for line in client.log("diamond", waiting, "two").splitlines() if "paused" in line]
+    )
+    assert f"waits for run part__{waiting} of the DAG diamond.two, which is paused" in told[0]
+    client.unpause("diamond.two")
+    assert client.wait_run("diamond", waiting, timeout=240)["state"] == "success"
+    assert diamond.version() == "4"
+    folder.wait_until_free()
+
 
 def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Callable[[str], FlowFolder]) -> None:
     diamond = Diamond(flows("facets"))

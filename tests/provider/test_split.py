@@ -189,12 +189,19 @@ class Instance(SimpleNamespace):
 
     def __init__(self, state: str, dag_id: str = "flow.b", task_id: str = "b.begin_transaction") -> None:
         super().__init__(dag_id=dag_id, run_id="own", task_id=task_id, state=state, asked=[], pushed={})
+        #: What Airflow knows of DAGs.
+        self.dags: dict[str, str] = {}
 
     def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
         self.asked.append((dag_id, run_id))
         if self.state == "deleted":
             raise not_found()
         return str(self.state)
+
+    def get_dag(self, dag_id: str) -> Any:
+        if dag_id not in self.dags:
+            raise not_found()
+        return SimpleNamespace(is_paused=self.dags[dag_id] == "paused")
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.pushed[key] = value

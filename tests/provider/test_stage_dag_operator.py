@@ -73,7 +73,7 @@ def whole(home: None, monkeypatch: pytest.MonkeyPatch) -> Whole:
     return Whole(monkeypatch)
 
 
-_WAITS = {"dag_id": "flow.a", "run_id": "part__own", "poll": 2.0}
+_WAITS = {"dag_id": "flow.a", "run_id": "part__own", "poll": 2.0, "patience": 600.0}
 
 
 @pytest.mark.parametrize("state", ["deleted", "failed", "success"])
@@ -92,6 +92,22 @@ def test_a_part_that_is_at_work_is_waited_for_and_not_started_anew(whole: Whole,
     whole.instance.state = state
     assert whole.step()[1] == _WAITS
     assert whole.sent == []
+
+
+@pytest.mark.parametrize(
+    ("known", "warned"), [({"flow.a": "paused"}, True), ({"flow.a": "active"}, False), ({}, False)]
+)
+def test_a_part_whose_dag_is_paused_is_waited_for_and_the_log_says_so_again_and_again(
+    whole: Whole, caplog: pytest.LogCaptureFixture, known: dict[str, str], warned: bool
+) -> None:
+    whole.instance.dags = known
+    whole.step()
+    with pytest.raises(TaskDeferred) as deferred:
+        whole.complete("queued")
+    assert deferred.value.trigger.serialize()[1] == _WAITS
+    said = [message for message in caplog.messages if "of the DAG flow.a, which is paused" in message]
+    assert len(said) == (2 if warned else 0)
+    assert all("`airflow dags unpause flow.a`" in message for message in said)
 
 
 def test_that_airflow_does_not_start_it_is_an_error_that_says_so_and_may_be_tried_again(whole: Whole) -> None:
@@ -134,9 +150,17 @@ def test_a_part_of_a_stage_that_is_selected_in_part_need_not_publish_it(whole: W
     whole.complete("success")
 
 
-@pytest.mark.parametrize("states", [["queued", "running", "success"], ["running", "failed"], ["running", None]])
-def test_the_trigger_waits_until_the_run_is_over_or_deleted(
-    monkeypatch: pytest.MonkeyPatch, states: list[str | None]
+@pytest.mark.parametrize(
+    ("states", "patience"),
+    [
+        (["queued", "running", "success"], 60),
+        (["running", "failed"], 60),
+        (["running", None], 60),
+        (["queued"], 0),
+    ],
+)
+def test_the_trigger_waits_until_the_run_is_over_or_deleted_or_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, states: list[str | None], patience: float
 ) -> None:
     left = iter(states)
 
@@ -149,7 +173,7 @@ def test_the_trigger_waits_until_the_run_is_over_or_deleted(
     monkeypatch.setattr(RuntimeTaskInstance, "get_dagrun_state", state)
 
     async def first() -> Any:
-        return await anext(aiter(PartRunTrigger("flow.a", "part__own", poll=0).run()))
+        return await anext(aiter(PartRunTrigger("flow.a", "part__own", poll=0, patience=patience).run()))
 
     assert asyncio.run(first()).payload == {"state": states[-1]}
     assert list(left) == []
