@@ -390,6 +390,64 @@ def test_the_body_of_a_task_in_an_installed_package_is_read(tmp_path: Path, monk
     assert installed("def other(x): return x", "def other(x): return -x") == before
 
 
+def test_packages_of_others_in_the_namespace_of_a_task_are_installed_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages" / "corp"
+    flow = """
+        from corp.flows.helpers import half
+        from corp.lib import f
+        from pipedag_airflow import materialize
+        @materialize
+        def task(x): return f(half(x))
+        """
+    files = {
+        "flows/__init__.py": "",
+        "flows/helpers.py": HELPERS,
+        "flows/daily.py": flow,
+        "lib/__init__.py": "import threading\nlock = threading.Lock()\ndef f(x):\n    with lock: return x",
+    }
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def installed(old: str = "", new: str = "") -> str:
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(textwrap.dedent(text).replace(old, new))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "corp"]:
+            monkeypatch.delitem(sys.modules, name)
+        importlib.invalidate_caches()
+        return code_version(importlib.import_module("corp.flows.daily").task.fn).version
+
+    before = installed()
+    assert installed() == before
+    assert installed("x / 2", "x / 3") != before
+
+
+@pytest.mark.parametrize("first", ["site-packages", "src"])
+def test_what_is_the_users_own_in_a_namespace_that_is_installed_too_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    for place, name in (("site-packages", "lib"), ("src", "helpers")):
+        (tmp_path / place / "corpns").mkdir(parents=True)
+        (tmp_path / place / "corpns" / f"{name}.py").write_text(HELPERS)
+    for place in sorted(("site-packages", "src"), key=lambda place: place == first):
+        monkeypatch.syspath_prepend(tmp_path / place)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "import corpns.helpers, corpns.lib\ndef task(x): return corpns.lib.half(corpns.helpers.half(x))"
+
+    def edited(place: str, name: str) -> str:
+        (tmp_path / place / "corpns" / f"{name}.py").write_text(HELPERS.replace("x / 2", "x / 3"))
+        for loaded in [loaded for loaded in sys.modules if loaded.partition(".")[0] == "corpns"]:
+            monkeypatch.delitem(sys.modules, loaded)
+        importlib.invalidate_caches()
+        return version(source)
+
+    before = version(source)
+    assert edited("site-packages", "lib") == before
+    assert edited("src", "helpers") != before
+
+
 def test_a_function_of_a_library_that_is_a_task_counts_by_the_version_of_the_library() -> None:
     assert code_version(pd.concat).parts == {}
 
@@ -400,6 +458,9 @@ def test_a_function_of_a_library_that_is_a_task_counts_by_the_version_of_the_lib
         "import sys\ndef task(net):\n    print(sys.version_info)\n    return net.modules()",
         "import importlib.resources\ndef task(it):\n    it.reload()\n    return importlib.resources.files('json')",
         "import sys\ndef task(net):\n    def inner(): return sys.maxsize\n    return [inner(), net.modules]",
+        "def task(net):\n    import sys\n    print(sys.version_info)\n    return net.modules()",
+        "def task(it):\n    import importlib.resources\n    it.reload()\n    return importlib.resources.files('json')",
+        "def task(it):\n    import importlib.resources as r\n    it.reload()\n    return r.files('json')",
     ],
 )
 def test_an_attribute_of_another_object_is_not_taken_for_one_of_a_module(source: str) -> None:
@@ -422,6 +483,16 @@ def test_an_attribute_of_another_object_is_not_taken_for_one_of_a_module(source:
         ("import sys\ndef task(x): return sys.modules['helpers'].half(x)", "uses sys.modules"),
         ("from sys import modules\ndef task(x): return modules['helpers'].half(x)", "uses modules"),
         ("def task(x):\n    import sys as s\n    return s.modules['helpers'].half(x)", "uses sys.modules"),
+        ("def task(x):\n    import sys\n    s = sys\n    return s.modules['helpers'].half(x)", "uses sys.modules"),
+        ("def task(x):\n    import importlib.util\n    return importlib.import_module('h')", "importlib.import_module"),
+        (
+            "def task(x):\n    from importlib import util\n    return util.module_from_spec(x)",
+            "uses importlib.util.module_from_spec",
+        ),
+        (
+            "def task(x):\n    import importlib.util\n    u = importlib.util\n    return u.module_from_spec(x)",
+            "module_from_spec, which finds code by a text",
+        ),
         ("import sys\ndef task(x):\n    s = sys\n    return s.modules['helpers'].half(x)", "uses sys.modules"),
         (
             "import importlib.util\ndef task(x):\n    u = importlib.util\n    return u.module_from_spec(x)",

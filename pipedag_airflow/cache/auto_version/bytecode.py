@@ -7,6 +7,7 @@ order in which constants are kept. Nested functions are part of it.
 from __future__ import annotations
 
 import dis
+import itertools
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,21 @@ class NameUse:
 
 @attrs.frozen
 class ImportUse:
-    """An import within a function."""
+    """An import within a function.
+
+    Args:
+        module: What is imported, or imported from.
+        level: How many packages up, as in ``from .. import helpers``.
+        names: What is imported from it.
+        bound: What gets a name where nothing is imported from it: the module, or without "as" its outermost package.
+        attributes: What is taken of that name, wherever it is used; None if it may be used in another way.
+    """
 
     module: str
     level: int
     names: tuple[str, ...]
+    bound: str
+    attributes: tuple[str, ...] | None
 
 
 @attrs.frozen
@@ -156,12 +167,33 @@ def constant_text(value: Any) -> str:
 def _uses(steps: list[dis.Instruction]) -> Iterable[NameUse | ImportUse]:
     for index, step in enumerate(steps):
         if step.opname in _GLOBAL_LOADS:
-            attributes = []
-            for following in steps[index + 1 :]:
-                if following.opname not in _ATTRIBUTE_LOADS:
-                    break
-                attributes.append(str(following.argval))
-            yield NameUse(str(step.argval), tuple(attributes))
+            yield NameUse(str(step.argval), _attributes(steps[index + 1 :]))
         elif step.opname == "IMPORT_NAME":
             level, names = steps[index - 2].argval, steps[index - 1].argval
-            yield ImportUse(str(step.argval), int(level), tuple(names or ()))
+            module = str(step.argval)
+            bound = module if steps[index + 1].opname == "IMPORT_FROM" else module.partition(".")[0]
+            taken = None if names else _taken(steps, index + 1, module.count("."))
+            yield ImportUse(module, int(level), tuple(names or ()), bound, taken)
+
+
+def _taken(steps: list[dis.Instruction], index: int, dots: int) -> tuple[str, ...] | None:
+    """Return the attributes that are taken of a local name, beyond the dots of its module; None if it is passed on."""
+    if steps[index].opname != "STORE_FAST":
+        return None
+    local = steps[index].argval
+    found: set[str] = set()
+    for place, step in enumerate(steps):
+        together = isinstance(step.argval, tuple) and local in step.argval  # two locals in one instruction
+        if not together and (step.opname == "STORE_FAST" or step.argval != local or step.opcode not in dis.haslocal):
+            continue
+        attributes = _attributes(steps[place + 1 :])
+        if together or not step.opname.startswith("LOAD_FAST") or len(attributes) <= dots:
+            return None
+        found.update(attributes)
+    return tuple(sorted(found))
+
+
+def _attributes(steps: list[dis.Instruction]) -> tuple[str, ...]:
+    """Return the attributes that are taken one of the other, from the first step on."""
+    taken = itertools.takewhile(lambda step: step.opname in _ATTRIBUTE_LOADS, steps)
+    return tuple(str(step.argval) for step in taken)

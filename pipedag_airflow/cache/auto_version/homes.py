@@ -26,8 +26,8 @@ class Homes:
     """Tells where code belongs: to an installed package of some version, or to the user.
 
     Args:
-        own: The top-level package of the task's own function: it is the user's code, wherever it is installed. A
-            release of it need not have a version of its own.
+        own: The package of the task's own function: it is the user's code, wherever it is installed. A release of it
+            need not have a version of its own. Packages of others may share a namespace with it.
     """
 
     own: str | None = None
@@ -37,7 +37,7 @@ class Homes:
         """Return the homes as seen from the function of a task."""
         # A function that is used as a task, but stands in its module as it is, may be a library's: pandas.concat.
         library = isinstance(function, types.FunctionType) and cls().of_named(function) is not None
-        return cls(None if library else str(getattr(function, "__module__", "")).partition(".")[0])
+        return cls(None if library else _package(str(getattr(function, "__module__", ""))))
 
     def of_module(self, module: types.ModuleType) -> str | None:
         """Return the package and version that a module belongs to; None if it is the user's own."""
@@ -45,10 +45,14 @@ class Homes:
         if top == _OURS:
             # A release of ours must not run every task anew: what it means for stored results is told by the metadata.
             return _OURS
-        if top in sys.builtin_module_names:
+        places = _places(module)
+        if top in sys.builtin_module_names or (not places and top in sys.stdlib_module_names):
             return _python()
-        home = _home_of_place(top, _place(module))
-        return None if top == self.own and home != _python() else home
+        homes = {_home_of_place(top, place) for place in places}
+        # A namespace package is the user's own where a part of it is.
+        home = None if None in homes else next(iter(homes), None)
+        own = self.own is not None and f"{module.__name__}.".startswith(f"{self.own}.")
+        return None if own and home != _python() else home
 
     def of_name(self, name: str | None) -> str | None:
         """Return the package and version that a loaded module belongs to; None if it is the user's own."""
@@ -75,17 +79,21 @@ class Homes:
         return home if found is value or getattr(found, "__func__", None) is value else None
 
 
-def _place(module: types.ModuleType) -> str | None:
+def _package(module: str) -> str:
+    """Return the outermost package of a module that is not only a namespace; else the innermost one, or the module."""
+    parts = module.split(".")[:-1]
+    packages = [".".join(parts[: length + 1]) for length in range(len(parts))]
+    regular = (name for name in packages if getattr(sys.modules.get(name), "__file__", None) is not None)
+    return next(regular, packages[-1] if packages else module)
+
+
+def _places(module: types.ModuleType) -> tuple[str, ...]:
     file = getattr(module, "__file__", None)
-    if file is not None:
-        return str(file)
-    return next(iter(getattr(module, "__path__", ())), None)  # a namespace package
+    return tuple(getattr(module, "__path__", ())) if file is None else (str(file),)  # a namespace package has several
 
 
 @cache
-def _home_of_place(top: str, place: str | None) -> str | None:
-    if place is None:
-        return None
+def _home_of_place(top: str, place: str) -> str | None:
     path = Path(place)
     if _INSTALLED.intersection(path.parts):
         return f"{top} {_version(top)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import inspect
+import itertools
 import re
 import sys
 import types
@@ -104,6 +105,18 @@ def _hidden_behind(value: Any, taken: Iterable[str], anywhere: Iterable[str]) ->
     return hidden_in(value.__name__, anywhere) if isinstance(value, types.ModuleType) else None
 
 
+def _hidden_in_import(use: ImportUse, anywhere: Iterable[str]) -> str | None:
+    """Return what finds code by a text, of what is imported within a function, or taken of that."""
+    if use.names:
+        modules = (hidden_in(f"{use.module}.{name}", anywhere) for name in use.names)
+        return hidden_in(use.module, use.names) or next(filter(None, modules), None)
+    taken = anywhere if use.attributes is None else use.attributes
+    # Without "as", import importlib.util gives a name to importlib.
+    dotted = itertools.accumulate(use.module.split("."), "{}.{}".format)
+    modules = (hidden_in(module, taken) for module in dotted if len(module) >= len(use.bound))
+    return next(filter(None, modules), None)
+
+
 def _frame_kinds() -> list[type]:
     """Return the classes of the loaded frame libraries that users extend by methods and namespaces of their own."""
     return [
@@ -170,7 +183,7 @@ class _Walk(Describer):
     def _refuse_hidden(self, use: NameUse | ImportUse, reading: Reading, namespace: dict[str, Any], user: str) -> None:
         """Refuse what finds code by a text."""
         if isinstance(use, ImportUse):
-            hidden = hidden_in(use.module, use.names or reading.attributes)
+            hidden = _hidden_in_import(use, reading.attributes)
         else:
             hidden = _hidden_behind(namespace.get(use.name), use.attributes, reading.attributes)
         if hidden is not None:
