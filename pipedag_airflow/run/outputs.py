@@ -13,7 +13,7 @@ from pipedag_airflow.backend.metadata import ObjectKind, ObjectRecord
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.frames.content import content_hash
 from pipedag_airflow.backend.table.sql.script import refuse_names_in_text
-from pipedag_airflow.cache.query import query_identity, query_text
+from pipedag_airflow.cache.query import query_texts
 from pipedag_airflow.cache.script import script_text, split_script
 from pipedag_airflow.core.classes import is_dataclass_instance, with_fields
 from pipedag_airflow.core.containers import Blob, ExternalTableReference, RawSql, Stored, Table, View
@@ -272,7 +272,8 @@ def _query(session: RunSession, container: Stored) -> tuple[str | None, str | No
     if isinstance(container, Table) and session.store.is_query(container.obj):
         assert container.obj is not None
         dialect = session.store.engine.dialect
-        return query_text(container.obj, dialect, schemas), query_identity(container.obj, dialect, schemas)
+        texts = query_texts(container.obj, dialect, schemas)
+        return texts.shown, texts.compared
     return None, None
 
 

@@ -9,9 +9,17 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.elements import conv
 
 from pipedag_airflow.backend.table.sql.facts import TableLocation
-from pipedag_airflow.cache.query import query_identity, query_text
+from pipedag_airflow.cache.query import query_texts
 
 SCHEMAS = {"clean": "clean", "raw": "raw"}
+
+
+def query_text(*arguments):
+    return query_texts(*arguments).shown
+
+
+def query_identity(*arguments):
+    return query_texts(*arguments).compared
 
 
 @pytest.fixture(params=[duckdb_sqlalchemy.Dialect, postgresql.dialect], ids=["duckdb", "postgresql"])
@@ -246,3 +254,19 @@ def test_a_table_that_the_user_made_of_a_generation_is_logical_too(dialect):
 
 def test_without_schemas_a_text_keeps_its_generations(dialect):
     assert query_text(sa.text("SELECT * FROM clean__g3.t"), dialect) == "SELECT * FROM clean__g3.t"
+
+
+def test_a_query_is_compiled_once_for_all_its_texts(dialect):
+    compiled = []
+
+    class Counting(dialect.statement_compiler):
+        def __init__(self, *arguments, **options):
+            compiled.append(self)
+            super().__init__(*arguments, **options)
+
+    dialect.statement_compiler = Counting
+    texts = query_texts(sa.select(given(alias="two words").c.id, given().alias("other").c.day), dialect)
+
+    assert len(compiled) == 1
+    assert '{clean}.{flights} AS "two words", {clean}.{flights} AS other' in texts.shown
+    assert texts.compared.count("{clean}.{key}") == 2
