@@ -33,8 +33,8 @@ def create_basic_pipedag_config(
 ) -> PipedagConfig:
     """Make a configuration of one instance from the URL of a database.
 
-    Frames of pandas and polars and SQLAlchemy queries are stored as tables without being wrapped in ``Table``. Nothing
-    is imported, opened or connected.
+    Frames of pandas and polars, SQLAlchemy queries and Ibis expressions are stored as tables without being wrapped in
+    ``Table``. Nothing is imported, opened or connected.
 
     Args:
         engine_url: SQLAlchemy URL of the database. It may have ``{$NAME}`` for an environment variable, so that no

@@ -16,6 +16,7 @@ AUTO_TABLE = (
     "pandas.DataFrame",
     "polars.DataFrame",
     "polars.LazyFrame",
+    "ibis.Table",
     "sqlalchemy.sql.expression.TextClause",
     "sqlalchemy.sql.expression.Selectable",
 )

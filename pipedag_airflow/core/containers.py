@@ -98,7 +98,8 @@ class Table(Stored, Generic[T]):
     """Container for storing tables.
 
     Args:
-        obj: The table: a pandas or polars frame, an SQLAlchemy query or text, an :class:`ExternalTableReference`.
+        obj: The table: a pandas or polars frame, an SQLAlchemy query or text, an Ibis expression, or an
+            :class:`ExternalTableReference`.
         name: Name of the table in its stage. None: made from the task's name. ``"x%%"``: made unique.
         primary_key: Column or columns of the primary key.
         indexes: Indexes to create, each a list of column names.
@@ -151,6 +152,8 @@ class Table(Stored, Generic[T]):
 
     def materialize(self) -> Any:
         """Store the table now, within a running task, and return an SQLAlchemy table for the task's next queries.
+
+        Where the table is made of an Ibis expression, that is a table of Ibis.
 
         The table belongs to the task's result, whether the task returns it (or what this method gave) or not. It
         becomes visible with its stage, and not at all if the task fails afterwards. A lazy task finds it stored if its

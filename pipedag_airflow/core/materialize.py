@@ -50,8 +50,8 @@ def materialize(
     Args:
         fn: The function, where the decorator is used without arguments.
         name: Name of the task; default is the name of the function.
-        input_type: Type in which tables arrive: ``pandas.DataFrame``, ``polars.DataFrame``, ``polars.LazyFrame`` or
-            ``sqlalchemy.Table``.
+        input_type: Type in which tables arrive: ``pandas.DataFrame``, ``polars.DataFrame``, ``polars.LazyFrame``,
+            ``sqlalchemy.Table`` or ``ibis.Table``.
         version: Version of the function. Change it whenever the function changes: the task then runs again. None: the
             task always runs (unless it is lazy). ``AUTO_VERSION``: the version is made from the function's code and all
             code that it uses; needs an ``input_type``.

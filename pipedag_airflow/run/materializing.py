@@ -25,8 +25,6 @@ from pipedag_airflow.run.sources import tables_read, with_sources
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import sqlalchemy as sa
-
     from pipedag_airflow.backend.metadata import ObjectRecord
     from pipedag_airflow.core.containers import Table
     from pipedag_airflow.core.task import Task
@@ -62,7 +60,7 @@ class Materializer:
     #: Whether something would have had to be stored ahead, even if the function caught the error.
     refused: bool = False
     _task_hash: str = ""
-    _references: dict[int, tuple[Table[Any], sa.FromClause]] = attrs.field(factory=dict)
+    _references: dict[int, tuple[Table[Any], Any]] = attrs.field(factory=dict)
     _made: list[ObjectRecord] = attrs.field(factory=list)
 
     def begin_call(self, task_hash: str) -> Materializer:
@@ -72,7 +70,7 @@ class Materializer:
         self._references.clear()
         return self
 
-    def materialize(self, table: Table[Any]) -> sa.FromClause:
+    def materialize(self, table: Table[Any]) -> Any:
         """Store a table, unless it is stored already, and return a reference to it for queries.
 
         Raises:
@@ -91,7 +89,7 @@ class Materializer:
         output.container.locate(self.task.stage.name, self.snapshot.generation.number, output.cache_key)
         check_names(self.task, [*before, output])
         output.stored = self._found(output) or self._store(output)
-        reference = self.session.store.named_reference(location_of(output.stored[0]))
+        reference = self.session.store.reference_like(table.obj, location_of(output.stored[0]))
         self._references[id(table)] = table, reference
         self.known[id(table)] = self.known[id(reference)] = output
         return reference

@@ -191,13 +191,20 @@ def _public_paths(key: str, paths: Iterable[str]) -> set[str]:
     found = set(paths)
     for path in paths:
         module, _, name = path.rpartition(".")
-        if module not in sys.modules:
+        imported = _imported(module)
+        if imported is None:
             continue  # A class whose library was never imported cannot be the class of a value.
-        kind = getattr(sys.modules[module], name, None)
+        kind = getattr(imported, name, None)
         if not isinstance(kind, type):
             raise ConfigError(f"{key} of the configuration lists {path!r}, but {module} has no class {name!r}.")
         found.add(f"{kind.__module__}.{kind.__qualname__}")
     return found
+
+
+def _imported(module: str) -> Any:
+    """Return a module, also by a name that only the package above has for it, as ``ibis.api`` is."""
+    package, _, name = module.rpartition(".")
+    return sys.modules.get(module) or getattr(sys.modules.get(package), name, None)
 
 
 def new_output(
@@ -270,9 +277,7 @@ def _query(session: RunSession, container: Stored) -> tuple[str | None, str | No
         text = script_text(str(container.sql), schemas)
         return text, text
     if isinstance(container, Table) and session.store.is_query(container.obj):
-        assert container.obj is not None
-        dialect = session.store.engine.dialect
-        texts = query_texts(container.obj, dialect, schemas)
+        texts = query_texts(session.store.as_query(container), session.store.engine.dialect, schemas)
         return texts.shown, texts.compared
     return None, None
 

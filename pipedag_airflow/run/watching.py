@@ -89,7 +89,6 @@ def shown_queries(store: SQLTableStore, outputs: Iterable[Output]) -> str:
         if isinstance(container, RawSql):
             found[output.name] = str(container.sql)
         elif isinstance(container, Table) and store.is_query(container.obj):
-            assert container.obj is not None
-            found[output.name] = executed_text(container.obj, store.engine.dialect)
+            found[output.name] = executed_text(store.as_query(container), store.engine.dialect)
     texts = (f"-- {name}\n{text.strip()}" for name, text in found.items())
     return without_secrets("\n\n".join(texts))

@@ -7,6 +7,7 @@ Derive a test class from a suite, give it the fixture that makes your plug-in, a
         def make_manager(self, tmp_path):
             return functools.partial(MyLockManager, tmp_path)
 
-Import a suite from its own module: ``lock_suite``, ``blob_suite``, ``table_cache_suite`` and ``engine_suite`` of
-``pipedag_airflow.testing``. They need pytest, which this package does not install.
+Import a suite from its own module: ``store_suite``, ``ibis_suite``, ``lock_suite``, ``blob_suite``,
+``table_cache_suite`` and ``engine_suite`` of ``pipedag_airflow.testing``. They need pytest, which this package does not
+install.
 """

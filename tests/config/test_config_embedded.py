@@ -33,6 +33,7 @@ def test_its_options_are_those_for_trying_things_out():
         "pandas.DataFrame",
         "polars.DataFrame",
         "polars.LazyFrame",
+        "ibis.Table",
         "sqlalchemy.sql.expression.TextClause",
         "sqlalchemy.sql.expression.Selectable",
     )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.facts import TableLocation
 from pipedag_airflow.backend.table.sql.frames.arrow import from_database
-from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_input
+from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_input, frame_type_for_object
 from pipedag_airflow.backend.table.sql.names import StoreNames
 from pipedag_airflow.backend.table.sql.standing import standing
 from pipedag_airflow.errors import ExternalTableError, StoreError
@@ -97,6 +97,13 @@ class StoreReading(StoreNames):
         """
         name = self.physical_name(location.alias or location.name)
         return self.table_reference(location).alias(sa.sql.elements.conv(name))
+
+    def reference_like(self, obj: Any, location: TableLocation) -> Any:
+        """Return a reference to the table for queries of the kind that ``obj`` is; to SQLAlchemy's where it is data."""
+        kind = frame_type_for_object(obj)
+        if kind is None or not kind.by_reference:
+            return self.named_reference(location)
+        return kind.read(cast("SQLTableStore", self), None, location, type(obj))
 
     def fetch_table(self, connection: sa.Connection | None, location: TableLocation) -> pa.Table:
         """Return the rows of a table as Arrow, in the types that frames have; from a local copy if there is one.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from pipedag_airflow.backend.table.sql.session_locks import SessionLocks
     from pipedag_airflow.config.connections import Connection
+    from pipedag_airflow.core.containers import Table
 
 __all__ = ["SQLTableStore"]
 
@@ -330,6 +331,16 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
         """Say whether a table object is a query that the database evaluates, and not data."""
         kind = frame_type_for_object(obj)
         return kind is not None and kind.by_reference
+
+    def as_query(self, table: Table[Any]) -> sa.sql.ClauseElement:
+        """Return the query that a table's object is.
+
+        Raises:
+            UnsupportedValueError: if it is none, or one that this database cannot evaluate.
+        """
+        kind = frame_type_for_object(table.obj)
+        assert kind is not None, "is_query has said so"
+        return kind.as_query(self, table.obj, str(table.name))
 
 
 def _subclass_for(engine_url: str, asked: type[SQLTableStore]) -> type[SQLTableStore]:

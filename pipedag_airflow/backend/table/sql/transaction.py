@@ -14,10 +14,10 @@ from pipedag_airflow.backend.metadata import (
     RetentionRepository,
 )
 from pipedag_airflow.backend.table.sql import ddl
+from pipedag_airflow.backend.table.sql.composed import Composed
 from pipedag_airflow.backend.table.sql.facts import Column, ObjectType, ScriptFacts, TableFacts
 from pipedag_airflow.backend.table.sql.frames.arrow import sql_types, to_database
 from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
-from pipedag_airflow.backend.table.sql.frames.sqlalchemy import as_query
 from pipedag_airflow.backend.table.sql.names import is_marked, shortened
 from pipedag_airflow.backend.table.sql.nullability import columns_without_null
 from pipedag_airflow.backend.table.sql.script import run_script
@@ -95,12 +95,12 @@ class SQLTransaction:
         if kind is None:
             raise UnsupportedValueError(
                 f"Table {table.name!r} of task {task!r} holds an object of type {type(table.obj).__qualname__}. "
-                "A table is a pandas or polars frame, or an SQLAlchemy query."
+                "A table is a pandas or polars frame, an SQLAlchemy query or an Ibis expression."
             )
         if isinstance(table, View) and not kind.by_reference:
             raise UnsupportedValueError(
                 f"View {table.name!r} of task {task!r} holds an object of type {type(table.obj).__qualname__}. "
-                "A view shows the result of an SQLAlchemy query; return data as a Table."
+                "A view shows what an SQLAlchemy query or an Ibis expression gives; return data as a Table."
             )
         name = self.store.physical_name(table.name)
         try:
@@ -108,7 +108,7 @@ class SQLTransaction:
             self.drop_objects(schema, [name])
             rows = None
             if isinstance(table, View):
-                query = as_query(table.obj)
+                query = kind.as_query(self.store, table.obj, table.name)
                 self._check_labels(query, f"view {table.name!r}")
                 self.connection.execute(ddl.CreateViewAs(schema, name, query))
             else:
@@ -152,7 +152,9 @@ class SQLTransaction:
 
     def _check_labels(self, query: sa.sql.ClauseElement, where: str) -> None:
         """Check what a query calls its columns; of a query that is a text nothing is known."""
-        if isinstance(query, sa.sql.expression.SelectBase):
+        if isinstance(query, Composed):
+            self._check_columns(query.columns, where)
+        elif isinstance(query, sa.sql.expression.SelectBase):
             self._check_columns((getattr(column, "name", "") for column in query.exported_columns), where)
 
     def _check_columns(self, columns: Iterable[str], where: str) -> None:

@@ -26,7 +26,7 @@ ENTRY_POINTS = "pipedag_airflow.frames"
 
 
 class FrameType(ABC):
-    """One kind of table object: pandas frames, polars frames, SQLAlchemy queries.
+    """One kind of table object: pandas frames, polars frames, SQLAlchemy queries, Ibis expressions.
 
     A class is instantiated without arguments. It must not import its library at module level: the question whether an
     object is of its kind is put to every kind.
@@ -56,6 +56,15 @@ class FrameType(ABC):
     def name_of(self, obj: Any) -> str | None:
         """Return the name that the object itself has for its table, if this kind can have one."""
         return None
+
+    def as_query(self, store: SQLTableStore, obj: Any, name: str) -> sa.sql.ClauseElement:
+        """Return the query that the object is, which gives the table ``name``; a kind that is by reference has one.
+
+        Raises:
+            UnsupportedValueError: if this kind has none, or one that the database cannot evaluate.
+        """
+        del store
+        raise UnsupportedValueError(f"{type(self).__name__} has no query of table {name!r}: {type(obj).__qualname__}")
 
     def collected(self, obj: Any) -> Any:
         """Return an object that stands for a computation as its data; the computation is done once."""
@@ -112,6 +121,6 @@ def frame_type_for_input(input_type: Any, task: str) -> FrameType:
     if kind is None:
         raise UnsupportedValueError(
             f"Task {task!r} asks for tables of type {input_type!r}, which nothing installed provides. Known are "
-            "pandas.DataFrame, polars.DataFrame, polars.LazyFrame and sqlalchemy.Table."
+            "pandas.DataFrame, polars.DataFrame, polars.LazyFrame, sqlalchemy.Table and ibis.Table."
         )
     return kind

@@ -37,6 +37,11 @@ class SQLAlchemyFrames(FrameType):
         # A type_map is not looked at: the types of a query are the database's business.
         transaction.create_from_query(schema, table, as_query(table.obj), details)
 
+    def as_query(self, store: SQLTableStore, obj: Any, name: str) -> sa.sql.ClauseElement:
+        """Return the query itself, or one of all rows of a table."""
+        del store, name
+        return as_query(obj)
+
     def read(
         self, store: SQLTableStore, connection: sa.Connection | None, location: TableLocation, input_type: Any
     ) -> sa.FromClause:
