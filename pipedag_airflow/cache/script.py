@@ -110,7 +110,7 @@ def without_generations(sql: str, schemas: dict[str, str]) -> str:
     """
     if not schemas:
         return sql
-    in_code = _schema_pattern(schemas, "?", r"(?=\.)")
+    in_code = _schema_pattern(schemas, "?", r"(?=\]?\.)")  # SQL Server writes names in brackets, too
     in_quotes = _schema_pattern(_within_quotes(schemas), "?", '(?="$)', before='(?<=^")')
     pieces = [*_pieces(sql), ("", Piece.CODE)]
     found = []

@@ -229,9 +229,10 @@ def test_a_text_is_its_own_text(dialect):
 
 def test_a_text_that_names_a_generation_is_the_same_in_every_generation(dialect):
     def text(generation):
-        return query_text(sa.text(f'SELECT * FROM clean__g{generation}.t, "raw__g{generation}".u'), dialect, SCHEMAS)
+        sql = f'SELECT * FROM clean__g{generation}.t, "raw__g{generation}".u, [raw__g{generation}].[v]'
+        return query_text(sa.text(sql), dialect, SCHEMAS)
 
-    assert text(3) == text(4) == 'SELECT * FROM {clean}.t, "{raw}".u'
+    assert text(3) == text(4) == 'SELECT * FROM {clean}.t, "{raw}".u, [{raw}].[v]'
 
 
 def test_a_generation_within_a_string_of_a_text_stays(dialect):
