@@ -347,7 +347,8 @@ def store_output(
     if isinstance(container, Blob):
         location = session.blobs.write(container.obj, stage=stage, name=output.name, generation=generation)
         return [attrs.evolve(base, location=location)]
-    statements = split_script(str(container.sql), container.separator)
+    script = str(container.sql)
+    statements = session.store.batches(script) or split_script(script, container.separator)
     made = transaction.run_script(schema, statements, task.id)
     if moves_tables(session.config):
         refuse_names_in_text(transaction, schema, made.definitions, task.id)

@@ -20,13 +20,17 @@ def show_views(publication: Publication) -> None:
     bring_home(publication)
     visible = set(transaction.objects([publication.schema]))
     for name, table in sorted(publication.after.items()):
-        if table.kind is not ObjectKind.TABLE:
-            continue  # There is no view of it: it stays where it was made.
         same = name in publication.before and place_of(publication.before[name]) == place_of(table)
-        if not same or store.shown_place(publication.stage, name) not in visible:
+        if table.kind is not ObjectKind.TABLE:
+            if not same:
+                transaction.show_definition(publication.schema, place_of(table))
+        elif not same or store.shown_place(publication.stage, name) not in visible:
             transaction.show(publication.schema, name, *place_of(table), repoint=publication.repoints)
             publication.changed.append(name)
     gone = publication.before.keys() - publication.after.keys()
-    for name in sorted(name for name in gone if publication.before[name].kind is ObjectKind.TABLE):
-        transaction.hide(publication.schema, name)
-        publication.removed.append(name)
+    for name in sorted(gone):
+        if publication.before[name].kind is ObjectKind.TABLE:
+            transaction.hide(publication.schema, name)
+            publication.removed.append(name)
+        else:
+            store.hide_definition(transaction.connection, publication.schema, name)

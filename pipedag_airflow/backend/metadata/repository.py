@@ -36,8 +36,8 @@ class FencedError(StaleRunError):
     """A generation may not write any more, as the metadata tell it; who holds the stage now, the locks know."""
 
 
-#: How many values a statement may have: PostgreSQL's protocol counts them in 16 bits.
-_MOST_VALUES = 65_535
+#: SQL Server has hints in place of FOR SHARE and FOR UPDATE.
+_SHARED, _ALONE = "WITH (ROWLOCK, HOLDLOCK)", "WITH (ROWLOCK, XLOCK, HOLDLOCK)"
 
 
 @attrs.frozen
@@ -49,25 +49,34 @@ class MetadataRepository:
         tables: The tables of the metadata schema.
         row_locks: Whether the database locks rows with SELECT … FOR SHARE.
         lock: Lets others who want the same name wait until the transaction ends.
+        most_values: How many values a statement may have.
     """
 
     connection: sa.Connection
     tables: MetadataTables
     row_locks: bool = True
     lock: Callable[[str], None] = lambda name: None
+    most_values: int = 65_535
 
     # --- set-up -----------------------------------------------------------------------------------------------------
 
-    def setup(self, instance_id: str, create_schema: bool) -> None:
+    def setup(
+        self, instance_id: str, is_there: Callable[[], bool], create_schema: Callable[[], None] | None = None
+    ) -> None:
         """Create the metadata tables if they are not there, and check that they are ours.
+
+        Args:
+            instance_id: Whose they should be.
+            is_there: Says whether they are there.
+            create_schema: Creates their schema unless it is there; None if that is left to others.
 
         Raises:
             ConfigError: if the metadata belong to another instance, or were written by a newer release.
         """
         self.lock("set-up")
-        if not sa.inspect(self.connection).has_table("instance", schema=self.tables.schema):
-            if create_schema:
-                self.connection.execute(sa.schema.CreateSchema(self.tables.schema, if_not_exists=True))
+        if not is_there():
+            if create_schema is not None:
+                create_schema()
             # Nothing of it can be there: all is made in one transaction, so no table is looked for again.
             self.tables.all.create_all(self.connection, checkfirst=False)
         row = self.connection.execute(sa.select(self.tables.instance)).one_or_none()
@@ -232,7 +241,10 @@ class MetadataRepository:
 
     def _fence(self, stage: str, *, alone: bool) -> sa.Row[Any] | None:
         query = sa.select(self.tables.stage).where(self.tables.stage.c.stage == stage)
-        return self.connection.execute(query.with_for_update(read=not alone) if self.row_locks else query).one_or_none()
+        if self.row_locks:
+            query = query.with_for_update(read=not alone)
+            query = query.with_hint(self.tables.stage, _ALONE if alone else _SHARED, "mssql")
+        return self.connection.execute(query).one_or_none()
 
     def close_generation(self, stage: str, number: int, state: GenerationState) -> None:
         """Give a generation its final state."""
@@ -339,7 +351,7 @@ class MetadataRepository:
 
     def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows in one statement, or in as few as the database takes."""
-        size = _MOST_VALUES // len(table.c)
+        size = self.most_values // len(table.c)
         for start in range(0, len(rows), size):
             self.connection.execute(sa.insert(table).values(rows[start : start + size]))
 

@@ -14,6 +14,16 @@ __all__ = ["METADATA_VERSION", "MetadataTables"]
 METADATA_VERSION = 1
 
 
+#: SQL Server tells no "a" from an "A" unless it compares as bytes.
+_AS_BYTES = "Latin1_General_100_BIN2"
+
+
+def _key(name: str, length: int = 128, comment: str | None = None) -> sa.Column[object]:
+    """Return a text in a primary key; the keys of SQL Server have at most 900 bytes, two for each character."""
+    kind = sa.String().with_variant(sa.NVARCHAR(length, collation=_AS_BYTES), "mssql")
+    return sa.Column(name, kind, primary_key=True, comment=comment)
+
+
 def _time(name: str) -> sa.Column[object]:
     return sa.Column(name, sa.DateTime(timezone=True))
 
@@ -31,7 +41,7 @@ class MetadataTables:
         self.instance = sa.Table(
             "instance",
             self.all,
-            sa.Column("instance_id", sa.String, primary_key=True),
+            _key("instance_id"),
             sa.Column("metadata_version", sa.Integer, nullable=False),
             sa.Column("created_by", sa.String, nullable=False),
             _time("created"),
@@ -39,7 +49,7 @@ class MetadataTables:
         self.run = sa.Table(
             "run",
             self.all,
-            sa.Column("run_id", sa.String, primary_key=True),
+            _key("run_id", 450),
             sa.Column("flow", sa.String, nullable=False),
             sa.Column("fingerprint", sa.String, nullable=False),
             sa.Column("nodes", sa.Text, nullable=False, comment="ids and positions of the plan, JSON"),
@@ -49,14 +59,14 @@ class MetadataTables:
         self.stage = sa.Table(
             "stage",
             self.all,
-            sa.Column("stage", sa.String, primary_key=True),
+            _key("stage"),
             sa.Column("live", sa.BigInteger, comment="the generation that readers see"),
             sa.Column("fence", sa.BigInteger, nullable=False, comment="the only generation that may write"),
         )
         self.lease = sa.Table(
             "lease",
             self.all,
-            sa.Column("stage", sa.String, primary_key=True),
+            _key("stage"),
             sa.Column("version", sa.BigInteger, nullable=False, comment="grows with each change: compare and set"),
             sa.Column("token", sa.BigInteger, nullable=False, comment="grows with each holder"),
             sa.Column("run_id", sa.String, comment="who holds the stage; null is nobody"),
@@ -72,7 +82,7 @@ class MetadataTables:
         self.generation = sa.Table(
             "generation",
             self.all,
-            sa.Column("stage", sa.String, primary_key=True),
+            _key("stage"),
             sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("run_id", sa.String, nullable=False),
             sa.Column("holder", sa.String, nullable=False, comment="host and process that opened it"),
@@ -85,9 +95,9 @@ class MetadataTables:
         self.task = sa.Table(
             "task",
             self.all,
-            sa.Column("stage", sa.String, primary_key=True),
+            _key("stage"),
             sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
-            sa.Column("node", sa.String, primary_key=True),
+            _key("node", 290),
             sa.Column("name", sa.String, nullable=False),
             sa.Column("version", sa.String),
             sa.Column("position", sa.String, nullable=False),
@@ -109,10 +119,10 @@ class MetadataTables:
         self.object = sa.Table(
             "object",
             self.all,
-            sa.Column("stage", sa.String, primary_key=True),
+            _key("stage"),
             sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
-            sa.Column("kind", sa.String, primary_key=True, comment="table, script, definition or blob"),
-            sa.Column("name", sa.String, primary_key=True),
+            _key("kind", 16, comment="table, script, definition or blob"),
+            _key("name", 290),
             sa.Column("node", sa.String, nullable=False),
             sa.Column("cache_key", sa.String, nullable=False),
             sa.Column("container", sa.String, comment="schema of a table"),
@@ -125,7 +135,7 @@ class MetadataTables:
         self.event = sa.Table(
             "event",
             self.all,
-            sa.Column("stage", sa.String, primary_key=True),
+            _key("stage"),
             sa.Column("generation", sa.BigInteger, primary_key=True, autoincrement=False),
             sa.Column("payload", sa.Text, nullable=False),
             _time("created"),

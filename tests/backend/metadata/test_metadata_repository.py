@@ -69,7 +69,7 @@ def facts(record: TaskRecord) -> dict[str, Any]:
 
 def test_setting_up_twice_changes_nothing(metadata: MetadataRepository) -> None:
     metadata.open_generation("s", "r", "h")
-    metadata.setup("pipeline", create_schema=True)
+    metadata.setup("pipeline", is_there=lambda: True)
     assert [generation.number for generation in metadata.generations()] == [1]
 
 
@@ -77,13 +77,13 @@ def test_the_database_of_another_instance_is_refused(metadata: MetadataRepositor
     with pytest.raises(
         ConfigError, match=r"'pipedag_metadata' belongs to the instance 'pipeline'.*'other'.*schema_prefix"
     ):
-        metadata.setup("other", create_schema=True)
+        metadata.setup("other", is_there=lambda: True)
 
 
 def test_the_database_of_a_newer_release_is_refused(metadata: MetadataRepository) -> None:
     metadata.connection.execute(sa.update(metadata.tables.instance).values(metadata_version=99))
     with pytest.raises(ConfigError, match=r"has version 99, written by a newer release.*Upgrade"):
-        metadata.setup("pipeline", create_schema=True)
+        metadata.setup("pipeline", is_there=lambda: True)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.metadata import MetadataRepository
 from pipedag_airflow.backend.table.sql import ddl
+from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
 from pipedag_airflow.errors import StoreError
 
 if TYPE_CHECKING:
@@ -41,11 +41,10 @@ def check_database(store: SQLTableStore, instance_id: str) -> str:
     schema, metadata_schema = store.schema(_STAGE), store.metadata_tables.schema
     creates = not store.avoid_drop_create_schema
     with store.connection() as connection:
-        metadata = MetadataRepository(connection, store.metadata_tables, row_locks=store.row_locks)
         with _advice(
             store, f"the metadata schema {metadata_schema!r} can neither be read nor made", "read and write it"
         ):
-            metadata.setup(instance_id, creates)
+            SQLTransaction(store, connection).set_up(instance_id)
         if creates:
             with _advice(store, f"no schema can be made (tried: {schema!r})", "make schemas"):
                 connection.execute(ddl.CreateSchema(schema))

@@ -51,6 +51,16 @@ class StoreSchemas:
         """
         del connection, names
 
+    def enter_schema(self, connection: sa.Connection, schema: str, *, alone: bool) -> None:
+        """Let others who make something in a schema wait until the transaction ends, where the catalog tells not whose.
+
+        Args:
+            connection: The connection of the transaction.
+            schema: The schema.
+            alone: Whether it has to be told what the transaction itself has made; else only who needs that waits.
+        """
+        del connection, schema, alone
+
     def create_schema(self, connection: sa.Connection, schema: str) -> None:
         """Create a schema unless it is there."""
         connection.execute(ddl.CreateSchema(schema))
@@ -79,6 +89,30 @@ class StoreSchemas:
         """
         del repoint
         connection.execute(view)
+
+    def refuse_null(self, connection: sa.Connection, schema: str, name: str, columns: Sequence[str]) -> None:
+        """Let some columns of a new table hold no NULL, and the others hold it."""
+        for column in columns:
+            connection.execute(ddl.SetNotNull(schema, name, column))
+
+    def prepare_keys(
+        self,
+        connection: sa.Connection,
+        schema: str,
+        name: str,
+        primary_key: Collection[str],
+        indexes: Collection[Sequence[str]],
+    ) -> None:
+        """Bring columns of a new table into types that a primary key and indexes can have, where not all are such."""
+        del connection, schema, name, primary_key, indexes
+
+    def show_definition(self, connection: sa.Connection, schema: str, place: Place) -> None:
+        """Let a function or its like be found in a schema of views; where it cannot be, it stays where it was made."""
+        del connection, schema, place
+
+    def hide_definition(self, connection: sa.Connection, schema: str, label: str) -> None:
+        """Remove from a schema of views what :meth:`show_definition` has put there."""
+        del connection, schema, label
 
     def list_definitions(self, connection: sa.Connection, schemas: Sequence[str], *, own: bool = False) -> list[Place]:
         """Return the functions, sequences and types of schemas that scripts have made, by (schema, label).

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-import sqlparse
 
 from pipedag_airflow.backend.table.sql.facts import ObjectType, ScriptFacts, TableFacts
 from pipedag_airflow.backend.table.sql.literals import in_message
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_names_in_text", "run_script"]
 
-#: ``START TRANSACTION`` begins with a word that begins nothing else.
-_TRANSACTION_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"}
-
 
 def run_script(transaction: SQLTransaction, schema: str, statements: Sequence[str], task: str) -> ScriptFacts:
     """Execute a script; see :meth:`SQLTransaction.run_script`."""
     store, connection = transaction.store, transaction.connection
+    store.enter_schema(connection, schema, alone=True)
     transaction.create_schema(schema)
     before, defined_before = store.identities(connection, schema), transaction.definitions([schema])
     for number, statement in enumerate(statements, start=1):
@@ -58,12 +55,13 @@ def run_script(transaction: SQLTransaction, schema: str, statements: Sequence[st
 
 def _execute(transaction: SQLTransaction, statement: str, which: str) -> None:
     shown = in_message(statement)
-    if _controls_transaction(statement):
+    if transaction.store.controls_transaction(statement):
         text = f"{which} begins or ends a transaction. A task is one transaction as a whole: remove it.{shown}"
         raise StoreError(without_secrets(text))
     try:
-        # Without parameters, so that no driver takes a % for the place of one.
-        transaction.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        transaction.store.run_statement(transaction.connection, statement)
+    except StoreError as error:
+        raise StoreError(f"{which}: {error}{without_secrets(shown)}") from error
     except sa.exc.DBAPIError as error:
         text = f"{which} failed: {transaction.store.reason(error)}{shown}"
         raise StoreError(without_secrets(text)) from cause_without_secrets(error)
@@ -83,8 +81,3 @@ def refuse_names_in_text(transaction: SQLTransaction, schema: str, labels: Colle
             "follow. Write an SQL function with a parsed body (RETURN ..., or BEGIN ATOMIC ... END), which follows "
             "what moves; or name the schema that readers know, which is looked up when the function is called."
         )
-
-
-def _controls_transaction(statement: str) -> bool:
-    words = (parsed.token_first(skip_cm=True) for parsed in sqlparse.parse(statement))
-    return any(word is not None and word.normalized in _TRANSACTION_CONTROL for word in words)

@@ -21,6 +21,7 @@ from pipedag_airflow.backend.table.sql.frames.base import frame_type_for_object
 from pipedag_airflow.backend.table.sql.literals import in_message
 from pipedag_airflow.backend.table.sql.reading import StoreReading
 from pipedag_airflow.backend.table.sql.schemas import StoreSchemas
+from pipedag_airflow.backend.table.sql.scripting import StoreScripting
 from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
 from pipedag_airflow.config.known_secrets import cause_without_secrets, known_secrets, without_secrets
 from pipedag_airflow.config.redacting import Secrets
@@ -45,7 +46,7 @@ ENTRY_POINTS = "pipedag_airflow.dialects"
 _SHORTEST_STAGE = 33
 
 
-class SQLTableStore(StoreReading, StoreSchemas, ABC):
+class SQLTableStore(StoreReading, StoreSchemas, StoreScripting, ABC):
     """Table store in an SQL database.
 
     The subclass for the dialect of the URL is what is constructed. Every attempt to build a stage writes to a schema of
@@ -77,16 +78,24 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
     row_locks: ClassVar[bool] = True
     #: Whether a process that is at work in the database keeps all others waiting.
     admits_one_process: ClassVar[bool] = False
+    #: How many values a statement may have: PostgreSQL's protocol counts them in 16 bits.
+    most_values: ClassVar[int] = 65_535
     #: How a process can have a lock that it loses when it dies; None where it cannot.
     session_locks: ClassVar[type[SessionLocks] | None] = None
+    #: What counts the rows of a table.
+    row_count: ClassVar[sa.ColumnElement[int]] = sa.func.count()
     #: Whether queries on a new table are planned badly until its statistics are collected.
     wants_statistics: ClassVar[bool] = False
     #: The attributes that materialization details may have, with their types.
     detail_types: ClassVar[Mapping[str, type]] = {}
     #: Whether a column can hold records with named fields.
     stores_structs: ClassVar[bool] = False
+    #: Whether a column can hold lists.
+    stores_lists: ClassVar[bool] = True
     #: Whether a column can hold lists of lists of any lengths.
     stores_nested_lists: ClassVar[bool] = False
+    #: The type of columns of durations.
+    duration_type: ClassVar[sa.types.TypeEngine[Any]] = sa.Interval()
     #: The type of columns that hold as JSON what these two say that it cannot be held; None if nothing does.
     json_type: ClassVar[sa.types.TypeEngine[Any] | None] = None
     #: Whether a duplicate in a new primary key is only noticed at COMMIT, where nobody knows whose table it is.
@@ -215,7 +224,7 @@ class SQLTableStore(StoreReading, StoreSchemas, ABC):
             with self.connection() as connection:
                 transaction = SQLTransaction(self, connection)
                 if not self._is_set_up:
-                    transaction.metadata.setup(self.instance_id, not self.avoid_drop_create_schema)
+                    transaction.set_up(self.instance_id)
                     connection.commit()
                     self._is_set_up = True
                     connection.begin()

@@ -52,7 +52,9 @@ class SQLTransaction:
     def __init__(self, store: SQLTableStore, connection: sa.Connection) -> None:
         self.store = store
         self.connection = connection
-        self.metadata = MetadataRepository(connection, store.metadata_tables, store.row_locks, self.lock)
+        self.metadata = MetadataRepository(
+            connection, store.metadata_tables, store.row_locks, self.lock, store.most_values
+        )
         self.leases = LeaseRepository(connection, store.metadata_tables.lease)
         self.places = PlaceRepository(connection, store.metadata_tables.object)
         self.retention = RetentionRepository(connection, store.metadata_tables)
@@ -64,6 +66,22 @@ class SQLTransaction:
             names: What is wanted; taken in one order by all, so that nobody waits in a circle. To be asked for once.
         """
         self.store.lock(self.connection, *sorted(set(names)))
+
+    def set_up(self, instance_id: str) -> None:
+        """Create the metadata tables if they are not there, and check that they are those of the instance.
+
+        Raises:
+            ConfigError: if they are not, or were written by a newer release.
+        """
+        schema = self.metadata.tables.schema
+
+        def is_there() -> bool:
+            return (schema, "instance") in self.objects([schema])
+
+        def create_schema() -> None:
+            self.connection.execute(ddl.CreateSchema(schema))
+
+        self.metadata.setup(instance_id, is_there, None if self.store.avoid_drop_create_schema else create_schema)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -104,6 +122,7 @@ class SQLTransaction:
             )
         name = self.store.physical_name(table.name)
         try:
+            self.store.enter_schema(self.connection, schema, alone=False)
             self.create_schema(schema)
             self.drop_objects(schema, [name])
             rows = None
@@ -178,10 +197,12 @@ class SQLTransaction:
         if table.nullable is None and table.non_nullable is None:
             return
         columns = [column.name for column in self.columns(schema, name).get(name, ())]
-        for column in columns_without_null(table, columns, f"Table {table.name!r} of task {task!r}"):
-            self.connection.execute(ddl.SetNotNull(schema, name, column))
+        without_null = columns_without_null(table, columns, f"Table {table.name!r} of task {task!r}")
+        self.store.refuse_null(self.connection, schema, name, without_null)
 
     def _add_keys(self, schema: str, name: str, table: Table[Any], task: str) -> None:
+        if table.primary_key or table.indexes:
+            self.store.prepare_keys(self.connection, schema, name, table.primary_key or (), table.indexes or ())
         if table.primary_key:
             if self.store.checks_keys_at_commit:
                 self._check_key(schema, name, table.primary_key, task)
@@ -222,7 +243,7 @@ class SQLTransaction:
     def count_rows(self, schema: str, name: str) -> int:
         """Return the number of rows of a table."""
         table = sa.table(name, schema=self.store.schema_token(schema))
-        counting = sa.select(sa.func.count()).select_from(table)
+        counting = sa.select(self.store.row_count).select_from(table)
         return int(self.connection.execute(counting).scalar_one())
 
     # --- scripts ----------------------------------------------------------------------------------------------------
@@ -325,6 +346,16 @@ class SQLTransaction:
                 f"{self.store.reason(error)}. If a table of that name was made by hand, "
                 "move it elsewhere: nothing is dropped that we did not create."
             ) from error
+
+    def show_definition(self, schema: str, place: Place) -> None:
+        """Let readers of a schema find a function or its like that a script has made, where that can be done.
+
+        Args:
+            schema: The schema that readers know.
+            place: The schema of a generation, and the label.
+        """
+        self.create_schema(schema)
+        self.store.show_definition(self.connection, schema, place)
 
     def hide(self, schema: str, name: str) -> None:
         """Remove a view that readers saw; a table of that name, which was made by hand, is left alone."""

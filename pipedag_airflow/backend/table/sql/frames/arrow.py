@@ -84,7 +84,7 @@ def _sql_type(kind: pa.DataType, where: str, store: SQLTableStore) -> sa.types.T
     _check_nested(kind, where)
     if store.json_type is not None and _needs_json(kind, store):
         return store.json_type
-    if is_list(kind) and (store.stores_nested_lists or not is_list(kind.value_type)):
+    if is_list(kind) and store.stores_lists and (store.stores_nested_lists or not is_list(kind.value_type)):
         return array_of(_sql_type(kind.value_type, where, store))
     if types.is_struct(kind) and store.stores_structs:
         return Struct({field.name: _sql_type(field.type, where, store) for field in kind})
@@ -93,6 +93,8 @@ def _sql_type(kind: pa.DataType, where: str, store: SQLTableStore) -> sa.types.T
         return sa.Numeric(kind.precision - min(kind.scale, 0), max(kind.scale, 0))
     if types.is_timestamp(kind):
         return sa.DateTime(timezone=kind.tz is not None)
+    if types.is_duration(kind):
+        return store.duration_type
     for test, sql_type in _SIMPLE:
         if getattr(types, test)(kind):
             return sql_type
@@ -146,7 +148,6 @@ _SIMPLE: tuple[tuple[str, sa.types.TypeEngine[Any]], ...] = (
     ("is_float64", sa.Double()),
     ("is_date", sa.Date()),
     ("is_time", sa.Time()),
-    ("is_duration", sa.Interval()),
     ("is_string", sa.String()),
     ("is_large_string", sa.String()),
     ("is_string_view", sa.String()),
