@@ -17,7 +17,7 @@ __all__ = ["create_basic_pipedag_config"]
 
 _BACKEND = "pipedag_airflow.backend"
 _DIALECT = re.compile(r"(?P<dialect>\w+)(\+\w+)?://")
-_READ_VIEWS = frozenset({"duckdb", "ibm_db_sa", "db2"})
+_READ_VIEWS = frozenset({"duckdb", "mssql", "ibm_db_sa", "db2"})
 
 
 def create_basic_pipedag_config(

@@ -63,7 +63,12 @@ def test_where_locks_are_kept(url: str, arguments: dict[str, Any], manager: str,
 
 @pytest.mark.parametrize(
     ("url", "technique"),
-    [("duckdb://", "read_views"), ("ibm_db_sa://host/db", "read_views"), ("postgresql://host/db", "schema_swap")],
+    [
+        ("duckdb://", "read_views"),
+        ("mssql+pyodbc://host/db", "read_views"),
+        ("ibm_db_sa://host/db", "read_views"),
+        ("postgresql://host/db", "schema_swap"),
+    ],
 )
 def test_how_stages_become_visible(url: str, technique: str) -> None:
     assert create_basic_pipedag_config(url).get().stage_commit_technique.value == technique

@@ -85,6 +85,8 @@ ELSEWHERE = {
     "10.26": "run/test_auto_version.py a_task_is_called_once_when_it_runs_and_not_at_all_when_it_is_valid",
     "10.28": "run/test_cache_modes.py what_runs_in_a_mode_and_in_the_normal_run_after_it",
     "10.29": "run/test_local_table_cache.py 10_29_how_often_the_database_is_read",
+    "10.32": "backend/table/test_sqlserver_scripts.py "
+    "what_a_script_has_made_is_called_in_the_schema_of_the_stage_and_stays_cached",
     "10.34": "core/test_core_values.py a_table_that_was_stored_before_there_was_an_option_comes_back_without_it",
     "10.35": "run/test_nullability.py 10_35_a_table_that_is_carried_over_keeps_its_nullability",
     "10.42": "core/test_core_materialize.py a_running_task_may_not_call_a_task_of_another_input_type",
@@ -100,7 +102,6 @@ ELSEWHERE = {
 NOT_HERE = {
     "2.4.14": "there is no debug materialization that could taint a task",
     "4.9": "rows are found by what they describe: there are no numbers to give",
-    "10.32": "there is no SQL Server yet",
     "10.41": "there is no debug materialization that could taint a task",
 }
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipedag_airflow.backend.table.sql.dialects.duckdb import DuckDBTableStore
     from pipedag_airflow.backend.table.sql.dialects.postgres import PostgresTableStore
+    from pipedag_airflow.backend.table.sql.dialects.sqlserver import MSSqlTableStore
 
-__all__ = ["DuckDBTableStore", "PostgresTableStore"]
+__all__ = ["DuckDBTableStore", "MSSqlTableStore", "PostgresTableStore"]
 
-_MODULES = {"DuckDBTableStore": "duckdb", "PostgresTableStore": "postgres"}
+_MODULES = {"DuckDBTableStore": "duckdb", "MSSqlTableStore": "sqlserver", "PostgresTableStore": "postgres"}
 
 
 def __getattr__(name: str) -> Any:

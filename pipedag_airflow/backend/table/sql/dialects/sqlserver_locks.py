@@ -27,7 +27,7 @@ __all__ = ["SqlServerSessionLocks", "lock_in_transaction"]
 # NOCOUNT, as the driver would else take the count of a statement for the first result.
 _TAKE = sa.text(
     "SET NOCOUNT ON; DECLARE @answer int; "
-    "EXEC @answer = sp_getapplock @Resource = :resource, @LockMode = 'Exclusive', @LockOwner = :owner, "
+    "EXEC @answer = sp_getapplock @Resource = :resource, @LockMode = :mode, @LockOwner = :owner, "
     "@LockTimeout = :milliseconds; SELECT @answer"
 )
 _FREE = sa.text("EXEC sp_releaseapplock @Resource = :resource, @LockOwner = 'Session'")
@@ -50,8 +50,8 @@ def _resource(name: str) -> str:
     return f"pipedag {hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _take(connection: sa.Connection, name: str, owner: str, milliseconds: int) -> bool:
-    given = {"resource": _resource(name), "owner": owner, "milliseconds": milliseconds}
+def _take(connection: sa.Connection, name: str, owner: str, milliseconds: int, mode: str = "Exclusive") -> bool:
+    given = {"resource": _resource(name), "mode": mode, "owner": owner, "milliseconds": milliseconds}
     answer = connection.execute(_TAKE, given).scalar_one()
     if answer < _NOT_AT_ONCE:
         raise LockError(
@@ -62,14 +62,19 @@ def _take(connection: sa.Connection, name: str, owner: str, milliseconds: int) -
     return bool(answer > _NOT_AT_ONCE)
 
 
-def lock_in_transaction(connection: sa.Connection, names: Iterable[str]) -> None:
+def lock_in_transaction(connection: sa.Connection, names: Iterable[str], mode: str = "Exclusive") -> None:
     """Wait for one lock after the other, and keep them until the transaction ends.
+
+    Args:
+        connection: The connection of the transaction.
+        names: What is locked.
+        mode: Shared, or Exclusive.
 
     Raises:
         LockError: If the server refuses one.
     """
     for name in names:
-        _take(connection, name, "Transaction", _FOREVER)
+        _take(connection, name, "Transaction", _FOREVER, mode)
 
 
 class SqlServerSessionLocks(SessionLocks):
