@@ -132,7 +132,9 @@ class MetadataRepository:
         """Return the rows of all stages, in the order in which they were first begun."""
         stage, generation = self.tables.stage, self.tables.generation
         first = sa.select(sa.func.min(generation.c.opened)).where(generation.c.stage == stage.c.stage).scalar_subquery()
-        rows = self.connection.execute(sa.select(stage).order_by(first, stage.c.stage))
+        # A column of the result: Db2 orders by no query that depends on the row.
+        begun = first.label("begun")
+        rows = self.connection.execute(sa.select(stage, begun).order_by(begun, stage.c.stage))
         return [StageRecord(row.stage, row.live, row.fence) for row in rows]
 
     def note_same_plan(self, run_id: str, other: str, engine: str) -> None:
