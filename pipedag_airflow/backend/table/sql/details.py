@@ -25,7 +25,7 @@ class MaterializationDetails:
     """The labels of a store.
 
     Args:
-        known: The attributes that the store understands, with their types.
+        known: The attributes that the store understands, with their types or, of a choice, the possible values.
         labels: Label to attributes.
         default: Label of tables for which neither task nor stage names one.
         strict: Whether what cannot be used is an error, else a line in the log.
@@ -36,7 +36,7 @@ class MaterializationDetails:
             another type, or the default label is not there.
     """
 
-    known: Mapping[str, type]
+    known: Mapping[str, type | tuple[str, ...]]
     labels: Mapping[str, Mapping[str, Any]]
     default: str | None
     strict: bool
@@ -79,6 +79,9 @@ class MaterializationDetails:
             known = ", ".join(sorted(self.known)) or "none"
             return f"a {self.store} has no such attribute; it has: {known}"
         kind = self.known[name]
+        if isinstance(kind, tuple):
+            fits = all(given in kind for given in (value if isinstance(value, list) else [value]))
+            return None if fits else f"is one of {', '.join(map(repr, kind))}, or a list of them, not {value!r}"
         return None if isinstance(value, kind) else f"is of type {kind.__name__}, not {value!r}"
 
     def _refuse(self, message: str) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipedag_airflow.backend.table.sql import ddl
+from pipedag_airflow.backend.table.sql.facts import ObjectType
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    import pyarrow as pa
     import sqlalchemy as sa
 
     from pipedag_airflow.backend.metadata import Place
-    from pipedag_airflow.backend.table.sql.facts import ObjectType
     from pipedag_airflow.backend.table.sql.relocation import Relocation
+    from pipedag_airflow.core.containers import Table
 
 __all__ = ["StoreSchemas"]
 
@@ -81,6 +83,25 @@ class StoreSchemas:
         """Drop a schema that has no content; what we keep no account of goes with it."""
         connection.execute(ddl.DropSchema(schema, cascade=True))
 
+    def create_table(
+        self, connection: sa.Connection, verb: ddl.CreateTable, table: Table[Any], arrow: pa.Table
+    ) -> None:
+        """Create an empty table for data.
+
+        Args:
+            connection: The connection of the transaction.
+            verb: The table, with the types that its columns have if nothing is said against it.
+            table: What its maker says of it.
+            arrow: The data that it is for.
+        """
+        del table, arrow
+        connection.execute(verb)
+
+    def create_table_as(self, connection: sa.Connection, verb: ddl.CreateTableAs, table: Table[Any]) -> None:
+        """Create a table from a query, and fill it; ``table`` is what its maker says of it."""
+        del table
+        connection.execute(verb)
+
     def show(self, connection: sa.Connection, view: ddl.CreateView, *, repoint: bool) -> None:
         """Create a view, or let it show another table; ``repoint``: if need be, change views of others that read it.
 
@@ -89,6 +110,10 @@ class StoreSchemas:
         """
         del repoint
         connection.execute(view)
+
+    def hide(self, connection: sa.Connection, schema: str, name: str) -> None:
+        """Remove what :meth:`show` has created."""
+        connection.execute(ddl.DropObject(ObjectType.VIEW, schema, name))
 
     def refuse_null(self, connection: sa.Connection, schema: str, name: str, columns: Sequence[str]) -> None:
         """Let some columns of a new table hold no NULL, and the others hold it."""

@@ -61,7 +61,7 @@ class SQLTableStore(StoreReading, StoreSchemas, StoreScripting, ABC):
         avoid_drop_create_schema: Issue no CREATE SCHEMA and DROP SCHEMA.
         print_materialize: Log every table that is stored.
         print_sql: Log every statement.
-        no_db_locking: Accepted for compatibility; has no effect.
+        no_db_locking: Do without the locks of the database where a store has a choice; most have none.
         strict_materialization_details: Details that cannot be used are an error, else a line in the log.
         materialization_details: Label to details.
         default_materialization_details: Label for tables that name none.
@@ -86,8 +86,8 @@ class SQLTableStore(StoreReading, StoreSchemas, StoreScripting, ABC):
     row_count: ClassVar[sa.ColumnElement[int]] = sa.func.count()
     #: Whether queries on a new table are planned badly until its statistics are collected.
     wants_statistics: ClassVar[bool] = False
-    #: The attributes that materialization details may have, with their types.
-    detail_types: ClassVar[Mapping[str, type]] = {}
+    #: The attributes that materialization details may have, with their types or their possible values.
+    detail_types: ClassVar[Mapping[str, type | tuple[str, ...]]] = {}
     #: Whether a column can hold records with named fields.
     stores_structs: ClassVar[bool] = False
     #: Whether a column can hold lists.

@@ -156,7 +156,7 @@ class SQLTransaction:
         """Create a table from a query, within the database."""
         self._check_labels(query, f"table {str(table.name)!r}")
         name = self.store.physical_name(str(table.name))
-        self.connection.execute(ddl.CreateTableAs(schema, name, query, details))
+        self.store.create_table_as(self.connection, ddl.CreateTableAs(schema, name, query, details), table)
 
     def create_from_arrow(self, schema: str, table: Table[Any], arrow: pa.Table, details: Mapping[str, Any]) -> None:
         """Create a table by our own DDL and load an Arrow table into it."""
@@ -166,7 +166,7 @@ class SQLTransaction:
             raise UnsupportedValueError(f"T{where[1:]} has no columns; a table in a database needs at least one.")
         self._check_columns(types, where)
         name = self.store.physical_name(str(table.name))
-        self.connection.execute(ddl.CreateTable(schema, name, types, details))
+        self.store.create_table(self.connection, ddl.CreateTable(schema, name, types, details), table, arrow)
         self.store.load_arrow(self.connection, schema, name, to_database(arrow), types)
 
     def _check_labels(self, query: sa.sql.ClauseElement, where: str) -> None:
@@ -361,7 +361,7 @@ class SQLTransaction:
         """Remove a view that readers saw; a table of that name, which was made by hand, is left alone."""
         physical = self.store.physical_name(name)
         if self.objects([schema]).get((schema, physical)) is ObjectType.VIEW:
-            self.connection.execute(ddl.DropObject(ObjectType.VIEW, schema, physical))
+            self.store.hide(self.connection, schema, physical)
 
     def drop_generation_schema(self, schema: str, recorded: Collection[str]) -> list[str]:
         """Drop what is ours in the schema of a generation, and the schema itself if nothing else is in it.
