@@ -22,17 +22,9 @@ SQL_TABLE_STORE = (
 )
 
 
-#: The later work that owns what is missing; none of it belongs to the semantics of authoring and caching.
-DB2 = "the Db2 store"
-
-
-def item(path, signature, notyet=None):
-    """A line of the reference; ``notyet`` names the later work that brings the part of ours that is missing."""
-    marks = ()
-    if notyet:
-        # Strict, as all are: when the part is there, the mark has to go. A wrong signature is no missing part.
-        marks = pytest.mark.xfail(raises=(ImportError, AttributeError), reason=f"comes with {notyet}")
-    return pytest.param(path, signature, marks=marks, id=path)
+def item(path, signature):
+    """A line of the reference."""
+    return pytest.param(path, signature, id=path)
 
 
 REFERENCE = [
@@ -105,7 +97,7 @@ REFERENCE = [
         "backend.table.sql.dialects.MSSqlTableStore",
         "(*args, disable_pytsql=False, pytsql_isolate_top_level_statements=True, **kwargs)",
     ),
-    item("backend.table.sql.dialects.IBMDB2TableStore", SQL_TABLE_STORE, notyet=DB2),
+    item("backend.table.sql.dialects.IBMDB2TableStore", SQL_TABLE_STORE),
     item("backend.table.cache.ParquetTableCache", "(*args, base_path, **kwargs)"),
     item("backend.blob.FileBlobStore", "(base_path)"),
     item(

@@ -6,13 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipedag_airflow.backend.table.sql.dialects.db2 import IBMDB2TableStore
     from pipedag_airflow.backend.table.sql.dialects.duckdb import DuckDBTableStore
     from pipedag_airflow.backend.table.sql.dialects.postgres import PostgresTableStore
     from pipedag_airflow.backend.table.sql.dialects.sqlserver import MSSqlTableStore
 
-__all__ = ["DuckDBTableStore", "MSSqlTableStore", "PostgresTableStore"]
+__all__ = ["DuckDBTableStore", "IBMDB2TableStore", "MSSqlTableStore", "PostgresTableStore"]
 
-_MODULES = {"DuckDBTableStore": "duckdb", "MSSqlTableStore": "sqlserver", "PostgresTableStore": "postgres"}
+_MODULES = {
+    "DuckDBTableStore": "duckdb",
+    "IBMDB2TableStore": "db2",
+    "MSSqlTableStore": "sqlserver",
+    "PostgresTableStore": "postgres",
+}
 
 
 def __getattr__(name: str) -> Any:
