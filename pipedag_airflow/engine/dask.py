@@ -51,7 +51,7 @@ class DaskEngine(OrchestrationEngine):
 
     def __init__(self, **dask_compute_kwargs: Any) -> None:
         try:
-            import dask.multiprocessing  # noqa: F401
+            import dask.multiprocessing  # noqa: F401 - is it there?
         except ImportError as error:
             raise MissingExtraError("DaskEngine needs dask: pip install 'pipedag-airflow[dask]'.") from error
         _refuse_unknown(dask_compute_kwargs)

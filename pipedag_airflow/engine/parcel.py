@@ -46,7 +46,7 @@ def packed(session: RunSession) -> bytes:
     """
     import cloudpickle
 
-    class Packer(cloudpickle.Pickler):  # type: ignore[misc]
+    class Packer(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
         """Puts names in the place of what another process finds by them."""
 
         def reducer_override(self, obj: Any) -> Any:

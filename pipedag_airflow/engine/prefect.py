@@ -38,7 +38,7 @@ class PrefectTwoEngine(OrchestrationEngine):
 
     def __init__(self, flow_kwargs: dict[str, Any] | None = None) -> None:
         try:
-            import prefect  # noqa: F401
+            import prefect  # noqa: F401 - is it there?
         except ImportError as error:
             raise MissingExtraError(
                 "PrefectTwoEngine needs Prefect 3: pip install 'pipedag-airflow[prefect]'."

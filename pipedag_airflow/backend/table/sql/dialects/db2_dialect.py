@@ -66,7 +66,7 @@ class Db2Compiler(DB2Compiler):  # type: ignore[misc] # ibm-db-sa has no types
             and isinstance(clause.value, str)
         ):
             cast = sa.cast(sa.literal(_moment_text(clause.value)), cast.type)
-        return str(SQLCompiler.visit_cast(self, cast, **kw))  # type: ignore[no-untyped-call]
+        return str(SQLCompiler.visit_cast(self, cast, **kw))  # type: ignore[no-untyped-call] # untyped there
 
     def visit_bindparam(self, bindparam: Any, within_columns_clause: bool = False, **kw: Any) -> str:
         """Return the place of a parameter; one that is a column of its own has no type unless it is said."""

@@ -45,7 +45,7 @@ def _where(column: str, name: str) -> str:
 def _fitted(kind: sa.types.TypeEngine[Any], column: pa.ChunkedArray, where: str) -> sa.types.TypeEngine[Any]:
     if isinstance(kind, sa.LargeBinary) and kind.length is None:
         return sa.LargeBinary(_longest(column))
-    if type(kind) in (sa.String, sa.Unicode, sa.VARCHAR) and kind.length is None:  # type: ignore[attr-defined]
+    if type(kind) in (sa.String, sa.Unicode, sa.VARCHAR) and kind.length is None:  # type: ignore[attr-defined] # a text
         longest = _longest(column)
         return sa.String(longest) if longest <= LONGEST_VARCHAR else sa.Text(longest)
     return kind
@@ -158,7 +158,7 @@ def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
     import pyarrow as pa
 
     if _is_decimal(kind):
-        return pa.decimal128(38, 0) if kind.scale == 0 else pa.float64()  # type: ignore[attr-defined]
+        return pa.decimal128(38, 0) if kind.scale == 0 else pa.float64()  # type: ignore[attr-defined] # a Numeric
     known: tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType], ...] = (
         (sa.Double, pa.float64()),
         (sa.Float, pa.float32()),
