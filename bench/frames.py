@@ -18,7 +18,7 @@ from support.frames_flow import ROWS
 from support.postgres import server
 from support.side import OURS, REFERENCE, measured
 
-from pipedag_airflow.backend.table.sql.dialects.postgres_copy import binary_copy
+from pipedag_airflow.backend.table.sql.dialects.postgres.binary_copy import binary_copy
 
 ROUNDS = 2
 #: What our time is to be at most, as a part of the reference's.

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_airflow import Flow, RawSql, Stage, Table, View, materialize
-from pipedag_airflow.backend.table.sql.dialects.postgres import PostgresTableStore
+from pipedag_airflow.backend.table.sql.dialects.postgres.store import PostgresTableStore
 from pipedag_airflow.errors import StoreError
 from pipedag_airflow.run.begin import begin
 from pipedag_airflow.run.execute import execute

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipedag_airflow.backend.lock import DatabaseLockManager, LockState, Owner
 from pipedag_airflow.backend.table import SQLTableStore
-from pipedag_airflow.backend.table.sql.dialects.postgres_advisory import PostgresSessionLocks
+from pipedag_airflow.backend.table.sql.dialects.postgres.advisory import PostgresSessionLocks
 from pipedag_airflow.errors import LockError, StageBusyError, StaleRunError
 from pipedag_airflow.testing.lock_fixtures import until
 from pipedag_airflow.testing.proxies import Network

@@ -13,7 +13,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from pipedag_airflow.backend.metadata import MetadataTables
 from pipedag_airflow.backend.metadata.leases import LeaseConflictError, LeaseRepository
 from pipedag_airflow.backend.table.sql import dialects
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_locks import SqlServerSessionLocks, lock_in_transaction
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.locks import SqlServerSessionLocks, lock_in_transaction
 from pipedag_airflow.errors import LockError
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def test_a_restart_of_the_server_is_seen(locks: SqlServerSessionLocks) -> None:
 @pytest.fixture(autouse=True)
 def _dialects() -> None:
     """What the table stores of these dialects will load."""
-    for name in ("sqlserver_locks", "db2_locks"):
+    for name in ("sqlserver.locks", "db2.locks"):
         import_module(f"{dialects.__name__}.{name}")
 
 

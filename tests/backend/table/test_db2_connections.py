@@ -14,7 +14,7 @@ from db2_server import PASSWORD, URL
 
 from pipedag_airflow.backend.lock import DatabaseLockManager
 from pipedag_airflow.backend.table import SQLTableStore
-from pipedag_airflow.backend.table.sql.dialects.db2_locks import lock_in_transaction
+from pipedag_airflow.backend.table.sql.dialects.db2.locks import lock_in_transaction
 from pipedag_airflow.errors import ConfigError, StoreError, TableBusyError
 
 if TYPE_CHECKING:

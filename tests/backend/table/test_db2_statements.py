@@ -14,7 +14,8 @@ from db2_server import URL
 from pipedag_airflow.backend.metadata import MetadataTables
 from pipedag_airflow.backend.table import SQLTableStore
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects import IBMDB2TableStore, db2_ddl
+from pipedag_airflow.backend.table.sql.dialects import IBMDB2TableStore
+from pipedag_airflow.backend.table.sql.dialects.db2 import ddl as db2_ddl
 from pipedag_airflow.backend.table.sql.facts import Column
 from pipedag_airflow.core.containers import RawSql, Table
 from pipedag_airflow.errors import ConfigError, NullabilityError, StoreError

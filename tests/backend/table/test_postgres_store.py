@@ -17,13 +17,9 @@ import pytest
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table import SQLTableStore
-from pipedag_airflow.backend.table.sql.dialects import (
-    PostgresTableStore,
-    postgres_catalog,
-    postgres_copy,
-    postgres_pool,
-    postgres_read,
-)
+from pipedag_airflow.backend.table.sql.dialects import PostgresTableStore
+from pipedag_airflow.backend.table.sql.dialects.postgres import binary_copy, catalog, pool
+from pipedag_airflow.backend.table.sql.dialects.postgres import read as postgres_read
 from pipedag_airflow.backend.table.sql.facts import ObjectType
 from pipedag_airflow.core.containers import Table, View
 from pipedag_airflow.errors import ConfigError, StoreError, UnsupportedValueError
@@ -137,7 +133,7 @@ def test_a_database_that_another_process_has_made_meanwhile_is_used(
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
         return True
 
-    monkeypatch.setattr(postgres_catalog, "has_database", made_meanwhile)
+    monkeypatch.setattr(catalog, "has_database", made_meanwhile)
     store = SQLTableStore(text_of(postgres.url.set(database="meanwhile")), create_database_if_not_exists=True)
     store.open().close()
     store.dispose()
@@ -164,7 +160,7 @@ def test_a_connection_that_was_just_used_is_not_asked_whether_it_lives(
     monkeypatch.setattr(store.engine.dialect, "do_ping", lambda raw: [asked.append(raw), ping(raw)][1])
     ask(store, "SELECT 1")
     assert not asked
-    monkeypatch.setattr(postgres_pool, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(pool, "_SILENT_SECONDS", 0.0)
     ask(store, "SELECT 1")
     assert asked
 
@@ -198,7 +194,7 @@ def test_tasks_that_write_the_first_tables_of_a_schema_at_once_all_succeed(postg
 
 
 def test_a_frame_is_loaded_in_pieces(store: SQLTableStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_copy, "_BATCH", 1000)
+    monkeypatch.setattr(binary_copy, "_BATCH", 1000)
     frame = pl.DataFrame(
         {
             "n": range(1000),
@@ -207,7 +203,7 @@ def test_a_frame_is_loaded_in_pieces(store: SQLTableStore, monkeypatch: pytest.M
             "decimal": pl.Series([Decimal(index) / 100 for index in range(1000)], dtype=pl.Decimal(20, 2)),
         }
     )
-    assert len(list(postgres_copy.binary_copy(frame.to_arrow(), "t"))) > 50
+    assert len(list(binary_copy.binary_copy(frame.to_arrow(), "t"))) > 50
     result = read(store, location(write(store, frame)))
     assert result.sort("n").equals(frame.with_columns(pl.col("decimal").cast(pl.Float64)))
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import mssql
 
 from pipedag_airflow import Table
 from pipedag_airflow.backend.table import SQLTableStore
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_types import arrow_type, catalog_type, parse_type
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import arrow_type, catalog_type, parse_type
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:

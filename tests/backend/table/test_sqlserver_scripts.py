@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pipedag_airflow import Flow, RawSql, Stage, create_basic_pipedag_config, materialize
 from pipedag_airflow.backend.table import SQLTableStore
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_scripts import (
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.scripts import (
     controls_transaction,
     other_database,
     split_batches,

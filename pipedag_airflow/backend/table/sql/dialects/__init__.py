@@ -1,4 +1,4 @@
-"""One module per dialect: a small class of capabilities and a few verbs said differently."""
+"""One module or package per dialect: a small class of capabilities and a few verbs said differently."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipedag_airflow.backend.table.sql.dialects.db2 import IBMDB2TableStore
+    from pipedag_airflow.backend.table.sql.dialects.db2.store import IBMDB2TableStore
     from pipedag_airflow.backend.table.sql.dialects.duckdb import DuckDBTableStore
-    from pipedag_airflow.backend.table.sql.dialects.postgres import PostgresTableStore
-    from pipedag_airflow.backend.table.sql.dialects.sqlserver import MSSqlTableStore
+    from pipedag_airflow.backend.table.sql.dialects.postgres.store import PostgresTableStore
+    from pipedag_airflow.backend.table.sql.dialects.sqlserver.store import MSSqlTableStore
 
 __all__ = ["DuckDBTableStore", "IBMDB2TableStore", "MSSqlTableStore", "PostgresTableStore"]
 
 _MODULES = {
     "DuckDBTableStore": "duckdb",
-    "IBMDB2TableStore": "db2",
-    "MSSqlTableStore": "sqlserver",
-    "PostgresTableStore": "postgres",
+    "IBMDB2TableStore": "db2.store",
+    "MSSqlTableStore": "sqlserver.store",
+    "PostgresTableStore": "postgres.store",
 }
 
 

@@ -12,14 +12,13 @@ import attrs
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects import db2_catalog as catalog
-from pipedag_airflow.backend.table.sql.dialects import db2_ddl, db2_errors
-from pipedag_airflow.backend.table.sql.dialects import db2_tables as tables
-from pipedag_airflow.backend.table.sql.dialects.db2_grants import carry_over
-from pipedag_airflow.backend.table.sql.dialects.db2_locks import add_lock_table, lock_in_transaction
-from pipedag_airflow.backend.table.sql.dialects.db2_rows import fetch, fitted_types, load
-from pipedag_airflow.backend.table.sql.dialects.db2_unit import UnitOfWork, collect_statistics, note_limit, watch
-from pipedag_airflow.backend.table.sql.dialects.db2_words import first_words
+from pipedag_airflow.backend.table.sql.dialects.db2 import catalog, errors, tables
+from pipedag_airflow.backend.table.sql.dialects.db2 import ddl as db2_ddl
+from pipedag_airflow.backend.table.sql.dialects.db2.grants import carry_over
+from pipedag_airflow.backend.table.sql.dialects.db2.locks import add_lock_table, lock_in_transaction
+from pipedag_airflow.backend.table.sql.dialects.db2.rows import fetch, fitted_types, load
+from pipedag_airflow.backend.table.sql.dialects.db2.unit import UnitOfWork, collect_statistics, note_limit, watch
+from pipedag_airflow.backend.table.sql.dialects.db2.words import first_words
 from pipedag_airflow.backend.table.sql.store import SQLTableStore
 from pipedag_airflow.errors import ConfigError, MissingExtraError, StoreError
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IBMDB2TableStore"]
 
-_DIALECTS = f"{__name__.rpartition('.')[0]}.db2_dialect"
+_DIALECTS = f"{__name__.rpartition('.')[0]}.dialect"
 sa.dialects.registry.register("db2.pipedag", _DIALECTS, "Db2Dialect")
 _SET_UP = "set-up"
 #: How long a publish waits for a lock, in whole seconds: those who come after it wait, too.
@@ -133,11 +132,11 @@ class IBMDB2TableStore(SQLTableStore):
 
     def reason(self, error: sa.exc.DBAPIError) -> str:
         """Return what the server says, without the parameters of the statement."""
-        return db2_errors.reason(error)
+        return errors.reason(error)
 
     def is_busy(self, error: sa.exc.DBAPIError) -> bool:
         """Say whether a statement failed only because of what others were doing at that moment."""
-        return db2_errors.is_busy(error)
+        return errors.is_busy(error)
 
     def limit_lock_wait(self, connection: sa.Connection) -> None:
         """Let no statement of the transaction wait long for a lock."""

@@ -15,8 +15,8 @@ from pipedag_airflow.backend.table.sql.ddl_definitions import (
     MoveDefinition,
     RevokeAllOnDefinition,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import relations, written_by_us
-from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import ROUTINE_LABEL, Dependent
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import relations, written_by_us
+from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import ROUTINE_LABEL, Dependent
 from pipedag_airflow.backend.table.sql.facts import DefinitionType
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_tokens import COMMENT, Word, code_words, shape_of
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.tokens import COMMENT, Word, code_words, shape_of
 from pipedag_airflow.errors import MissingExtraError, StoreError
 
 __all__ = ["controls_transaction", "other_database", "run_batch", "run_with_pytsql", "split_batches", "with_into"]

@@ -19,18 +19,18 @@ from pipedag_airflow.backend.table.sql.ddl_relocation import (
     RenameSchema,
     SetSchema,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import content as content_of
-from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import relations
-from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import definitions, drops, move_definition
-from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import dependents_elsewhere
-from pipedag_airflow.backend.table.sql.dialects.postgres_relocation import PostgresRelocation
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import content as content_of
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import relations
+from pipedag_airflow.backend.table.sql.dialects.postgres.definitions import definitions, drops, move_definition
+from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import dependents_elsewhere
+from pipedag_airflow.backend.table.sql.dialects.postgres.relocation import PostgresRelocation
 from pipedag_airflow.backend.table.sql.names import is_marked
 from pipedag_airflow.errors import TableBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import Dependent
+    from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import Dependent
 
 __all__ = ["PostgresReplacement"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects.db2_catalog import catalog_name, columns
-from pipedag_airflow.backend.table.sql.dialects.db2_ddl import CreateTable, DropRelation, InsertQuery, LockTable
-from pipedag_airflow.backend.table.sql.dialects.db2_unit import UnitOfWork
-from pipedag_airflow.backend.table.sql.dialects.db2_words import first_words
+from pipedag_airflow.backend.table.sql.dialects.db2.catalog import catalog_name, columns
+from pipedag_airflow.backend.table.sql.dialects.db2.ddl import CreateTable, DropRelation, InsertQuery, LockTable
+from pipedag_airflow.backend.table.sql.dialects.db2.unit import UnitOfWork
+from pipedag_airflow.backend.table.sql.dialects.db2.words import first_words
 from pipedag_airflow.backend.table.sql.names import marked
 from pipedag_airflow.backend.table.sql.nullability import columns_without_null
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipedag_airflow.backend.table.sql.dialects.postgres_json import documents, is_document
+from pipedag_airflow.backend.table.sql.dialects.postgres.json import documents, is_document
 from pipedag_airflow.backend.table.sql.frames.arrow import is_list
 from pipedag_airflow.errors import UnsupportedValueError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.ddl import DropObject, DropTables
-from pipedag_airflow.backend.table.sql.dialects.postgres_errors import state
+from pipedag_airflow.backend.table.sql.dialects.postgres.errors import state
 from pipedag_airflow.backend.table.sql.facts import ObjectType
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import attrs
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects.db2_errors import ended_unit, reason
+from pipedag_airflow.backend.table.sql.dialects.db2.errors import ended_unit, reason
 from pipedag_airflow.errors import StoreError
 
 if TYPE_CHECKING:

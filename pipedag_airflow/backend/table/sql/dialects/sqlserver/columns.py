@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipedag_airflow.backend.table.sql.dialects import sqlserver_catalog as catalog
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_ddl import AlterColumn
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_types import key_type
+from pipedag_airflow.backend.table.sql.dialects.sqlserver import catalog
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.ddl import AlterColumn
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import key_type
 
 if TYPE_CHECKING:
     from collections.abc import Collection

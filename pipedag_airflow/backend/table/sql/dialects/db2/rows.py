@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.dialects.db2_ddl import LONGEST_VARCHAR
+from pipedag_airflow.backend.table.sql.dialects.db2.ddl import LONGEST_VARCHAR
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:

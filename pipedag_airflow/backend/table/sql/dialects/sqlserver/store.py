@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects import sqlserver_catalog as catalog
-from pipedag_airflow.backend.table.sql.dialects import sqlserver_errors as errors
-from pipedag_airflow.backend.table.sql.dialects import sqlserver_scripts as scripts
-from pipedag_airflow.backend.table.sql.dialects import sqlserver_session as session
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_columns import prepare_keys, set_nullability
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_ddl import CreateSynonym, DropModule
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_locks import SqlServerSessionLocks, lock_in_transaction
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_rows import fetch_rows, load_rows
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_types import parse_type
+from pipedag_airflow.backend.table.sql.dialects.sqlserver import catalog, errors, scripts, session
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.columns import prepare_keys, set_nullability
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.ddl import CreateSynonym, DropModule
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.locks import SqlServerSessionLocks, lock_in_transaction
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.rows import fetch_rows, load_rows
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import parse_type
 from pipedag_airflow.backend.table.sql.store import SQLTableStore
 from pipedag_airflow.errors import ConfigError, StoreError
 

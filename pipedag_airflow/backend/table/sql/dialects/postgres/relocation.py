@@ -25,22 +25,22 @@ from pipedag_airflow.backend.table.sql.ddl_relocation import (
     ReplaceView,
     SetSchema,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_attachments import (
+from pipedag_airflow.backend.table.sql.dialects.postgres.attachments import (
     Attachment,
     attachments,
     warn_of_what_stays_behind,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import columns, indexes
-from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import (
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import columns, indexes
+from pipedag_airflow.backend.table.sql.dialects.postgres.definitions import (
     Definition,
     copy_grants,
     definition_dependents,
     definitions,
     move_definition,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import Dependent, find_dependents
-from pipedag_airflow.backend.table.sql.dialects.postgres_errors import is_busy, reason, state
-from pipedag_airflow.backend.table.sql.dialects.postgres_grants import default_grants, grants
+from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import Dependent, find_dependents
+from pipedag_airflow.backend.table.sql.dialects.postgres.errors import is_busy, reason, state
+from pipedag_airflow.backend.table.sql.dialects.postgres.grants import default_grants, grants
 from pipedag_airflow.backend.table.sql.facts import ObjectType
 from pipedag_airflow.errors import StoreError, TableBusyError
 

@@ -17,7 +17,7 @@ from ibm_db_sa.ibm_db import DB2Dialect_ibm_db
 from ibm_db_sa.logger import configure_ibmdbsa_logging
 from sqlalchemy.sql.compiler import DDLCompiler, GenericTypeCompiler, IdentifierPreparer, SQLCompiler
 
-from pipedag_airflow.backend.table.sql.dialects.db2_ddl import LONGEST_VARCHAR
+from pipedag_airflow.backend.table.sql.dialects.db2.ddl import LONGEST_VARCHAR
 from pipedag_airflow.errors import ConfigError
 
 if TYPE_CHECKING:

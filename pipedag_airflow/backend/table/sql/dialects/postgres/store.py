@@ -12,19 +12,18 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects import postgres_catalog as catalog
-from pipedag_airflow.backend.table.sql.dialects import postgres_errors as errors
-from pipedag_airflow.backend.table.sql.dialects.postgres_advisory import PostgresSessionLocks, lock_in_transaction
-from pipedag_airflow.backend.table.sql.dialects.postgres_copies import copy_table
-from pipedag_airflow.backend.table.sql.dialects.postgres_copy import binary_copy
-from pipedag_airflow.backend.table.sql.dialects.postgres_definitions import definitions, drops, naming_in_text
-from pipedag_airflow.backend.table.sql.dialects.postgres_dependents import dependents_elsewhere
-from pipedag_airflow.backend.table.sql.dialects.postgres_drops import drop_all
-from pipedag_airflow.backend.table.sql.dialects.postgres_locks import held_tables, limit_lock_wait, lock_holders
-from pipedag_airflow.backend.table.sql.dialects.postgres_pool import notice_ended_connections
-from pipedag_airflow.backend.table.sql.dialects.postgres_read import fetch
-from pipedag_airflow.backend.table.sql.dialects.postgres_relocation import PostgresRelocation
-from pipedag_airflow.backend.table.sql.dialects.postgres_replacement import PostgresReplacement
+from pipedag_airflow.backend.table.sql.dialects.postgres import catalog, errors
+from pipedag_airflow.backend.table.sql.dialects.postgres.advisory import PostgresSessionLocks, lock_in_transaction
+from pipedag_airflow.backend.table.sql.dialects.postgres.binary_copy import binary_copy
+from pipedag_airflow.backend.table.sql.dialects.postgres.definitions import definitions, drops, naming_in_text
+from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import dependents_elsewhere
+from pipedag_airflow.backend.table.sql.dialects.postgres.drops import drop_all
+from pipedag_airflow.backend.table.sql.dialects.postgres.locks import held_tables, limit_lock_wait, lock_holders
+from pipedag_airflow.backend.table.sql.dialects.postgres.pool import notice_ended_connections
+from pipedag_airflow.backend.table.sql.dialects.postgres.read import fetch
+from pipedag_airflow.backend.table.sql.dialects.postgres.relocation import PostgresRelocation
+from pipedag_airflow.backend.table.sql.dialects.postgres.replacement import PostgresReplacement
+from pipedag_airflow.backend.table.sql.dialects.postgres.table_copy import copy_table
 from pipedag_airflow.backend.table.sql.facts import ObjectType
 from pipedag_airflow.backend.table.sql.frames.arrow import array_of, sql_types
 from pipedag_airflow.backend.table.sql.relocation import Move, Relocation

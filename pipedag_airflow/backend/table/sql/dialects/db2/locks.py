@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from pipedag_airflow.backend.metadata.leases import PresentTime
-from pipedag_airflow.backend.table.sql.dialects.db2_ddl import MakeVolatile
+from pipedag_airflow.backend.table.sql.dialects.db2.ddl import MakeVolatile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

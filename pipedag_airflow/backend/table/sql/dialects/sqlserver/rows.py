@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_types import arrow_type
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import arrow_type
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.dialects.postgres_catalog import as_text
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_scripts import with_into
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.scripts import with_into
 from pipedag_airflow.backend.table.sql.literals import printable
 
 if TYPE_CHECKING:

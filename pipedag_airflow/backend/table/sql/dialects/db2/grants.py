@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from pipedag_airflow.backend.table.sql.ddl import option, qualified
-from pipedag_airflow.backend.table.sql.dialects import db2_catalog as catalog
+from pipedag_airflow.backend.table.sql.dialects.db2 import catalog
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import DDLCompiler

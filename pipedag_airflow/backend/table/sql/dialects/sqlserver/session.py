@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_errors import reason
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_types import SqlServerTypes, with_unicode
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.errors import reason
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import SqlServerTypes, with_unicode
 from pipedag_airflow.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.dialects.sqlserver_types import catalog_type
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import catalog_type
 from pipedag_airflow.backend.table.sql.facts import Column, ObjectType
 
 if TYPE_CHECKING:

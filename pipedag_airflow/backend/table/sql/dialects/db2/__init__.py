@@ -1,0 +1,1 @@
+"""IBM Db2: its table store, and what that says differently from other databases."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: its table store, and what that says differently from other databases."""
