@@ -21,6 +21,7 @@ from pipedag_airflow.backend.table.sql.dialects import PostgresTableStore
 from pipedag_airflow.backend.table.sql.dialects.postgres import binary_copy, catalog, pool
 from pipedag_airflow.backend.table.sql.dialects.postgres import read as postgres_read
 from pipedag_airflow.backend.table.sql.facts import ObjectType
+from pipedag_airflow.backend.table.sql.frames import rows
 from pipedag_airflow.core.containers import Table, View
 from pipedag_airflow.errors import ConfigError, StoreError, UnsupportedValueError
 from pipedag_airflow.testing.store_fixtures import FRAME, SCHEMA, location, objects, read, write
@@ -456,7 +457,7 @@ def test_a_table_without_rows_can_be_read(store: SQLTableStore, way: str) -> Non
 def test_rows_that_are_more_than_a_batch_are_all_read(
     store: SQLTableStore, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_read, "_BATCH", 2)
+    monkeypatch.setattr(rows, "_BATCH", 2)
     frame = pl.DataFrame({"a": [1, 2, None, 4, 5], "b": ["x", None, "y", "", "z"]})
     assert read(store, location(write(store, frame))).equals(frame)
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.dialects.db2.ddl import LONGEST_VARCHAR
+from pipedag_airflow.backend.table.sql.frames.rows import fetch_rows
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pyarrow as pa
 
 __all__ = ["fetch", "fitted_types", "load"]
 
-#: How many rows are sent at once, and how many are there as Python's objects when rows are read.
+#: How many rows are sent at once.
 _BATCH = 1_000
-_FETCHED = 10_000
 
 
 def fitted_types(
@@ -126,54 +126,19 @@ def fetch(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
         connection: A connection within a transaction.
         query: The query.
     """
-    import pyarrow as pa
-
-    selected = list(query.selected_columns)
-    kinds = [_arrow_type(column.type) for column in selected]
-    # Positions, as a view may have two columns of one name.
-    schema = pa.schema([(str(index), kind) for index, kind in enumerate(kinds)])
-    readable = query.with_only_columns(*map(_readable, selected))
-    result = connection.execute(readable, execution_options={"yield_per": _FETCHED})
-    batches = []
-    for rows in result.partitions():
-        values = zip(*rows, strict=True)
-        arrays = [pa.array(map(_plain, column), kind) for column, kind in zip(values, kinds, strict=True)]
-        batches.append(pa.record_batch(arrays, schema=schema))
-    names = [str(getattr(column, "name", "")) for column in selected]
-    return pa.Table.from_batches(batches, schema).rename_columns(names)
-
-
-def _is_decimal(kind: sa.types.TypeEngine[Any]) -> bool:
-    return isinstance(kind, sa.Numeric) and not isinstance(kind, sa.Float)
+    readable = query.with_only_columns(*map(_readable, query.selected_columns))
+    return fetch_rows(connection, readable, _plain)
 
 
 def _readable(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """Return a column as something that arrives as its Arrow type: decimals that are not whole as floats."""
-    if _is_decimal(column.type) and column.type.scale != 0:  # type: ignore[attr-defined] # it is a Numeric
+    kind = column.type
+    if isinstance(kind, sa.Numeric) and not isinstance(kind, sa.Float) and kind.scale != 0:
         return sa.cast(column, sa.Double()).label(str(getattr(column, "name", "")))
     return column
 
 
-def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
-    import pyarrow as pa
-
-    if _is_decimal(kind):
-        return pa.decimal128(38, 0) if kind.scale == 0 else pa.float64()  # type: ignore[attr-defined] # a Numeric
-    known: tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType], ...] = (
-        (sa.Double, pa.float64()),
-        (sa.Float, pa.float32()),
-        (sa.SmallInteger, pa.int16()),
-        (sa.BigInteger, pa.int64()),
-        (sa.Integer, pa.int32()),
-        (sa.Boolean, pa.bool_()),
-        (sa.Date, pa.date32()),
-        (sa.DateTime, pa.timestamp("us")),
-        (sa.Time, pa.time64("us")),
-        (sa.LargeBinary, pa.binary()),
-    )
-    return next((arrow for sql, arrow in known if isinstance(kind, sql)), pa.string())
-
-
-def _plain(value: Any) -> Any:
+def _plain(values: Sequence[Any], kind: sa.types.TypeEngine[Any]) -> Iterable[Any]:
     # The driver gives decimals as Decimal or, of a whole number, as int.
-    return value.to_integral_value() if isinstance(value, Decimal) else value
+    del kind
+    return (value.to_integral_value() if isinstance(value, Decimal) else value for value in values)

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import as_text
+from pipedag_airflow.backend.table.sql.frames.rows import arrow_type, fetch_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     import pyarrow as pa
 
 __all__ = ["fetch"]
 
 log = logging.getLogger(__name__)
-
-#: Rows that are taken at once from a driver that has them one by one.
-_BATCH = 10_000
 
 
 def fetch(connection: sa.Connection, query: sa.Select[Any], say: Callable[[str], None]) -> pa.Table:
@@ -38,7 +36,7 @@ def fetch(connection: sa.Connection, query: sa.Select[Any], say: Callable[[str],
     if _has_adbc() and _has_written_nothing(connection):
         table = _fetch_by_adbc(connection, readable, say)
     else:
-        table = _fetch_rows(connection, readable)
+        table = fetch_rows(connection, readable, _plain)
     return _typed(table, query)
 
 
@@ -67,42 +65,11 @@ def _read_as(kind: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any] | None:
     return None
 
 
-def _arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
-    """Return the Arrow type in which a column is to arrive."""
-    import pyarrow as pa
-
-    if isinstance(kind, sa.ARRAY):
-        return pa.list_(_arrow_type(kind.item_type))
-    if isinstance(kind, sa.DateTime):
-        return pa.timestamp("us", "UTC" if kind.timezone else None)
-    if isinstance(kind, sa.Numeric) and not isinstance(kind, sa.Float):
-        return _decimal(kind.precision) if kind.scale == 0 else pa.float64()
-    known: tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType], ...] = (
-        (sa.Double, pa.float64()),
-        (sa.Float, pa.float32()),
-        (sa.SmallInteger, pa.int16()),
-        (sa.BigInteger, pa.int64()),
-        (sa.Integer, pa.int32()),
-        (sa.Boolean, pa.bool_()),
-        (sa.Date, pa.date32()),
-        (sa.Time, pa.time64("us")),
-        (sa.Interval, pa.duration("us")),
-        (sa.LargeBinary, pa.binary()),
-    )
-    return next((arrow for sql, arrow in known if isinstance(kind, sql)), pa.string())
-
-
-def _decimal(precision: int | None) -> pa.DataType:
-    import pyarrow as pa
-
-    return pa.decimal128(38, 0) if precision is None or precision <= 38 else pa.decimal256(76, 0)
-
-
 def _typed(table: pa.Table, query: sa.Select[Any]) -> pa.Table:
     """Bring the columns to the types that they are to have."""
     import pyarrow as pa
 
-    kinds = [_arrow_type(column.type) for column in query.selected_columns]
+    kinds = [arrow_type(column.type) for column in query.selected_columns]
     columns = [column.cast(kind) for column, kind in zip(table.columns, kinds, strict=True)]
     return pa.table(columns, names=[_name(column) for column in query.selected_columns])
 
@@ -144,20 +111,6 @@ def _address(connection: sa.Connection) -> str:
     return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
-def _fetch_rows(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
-    """Return the rows of the driver, of which no more than a batch is there as Python's objects."""
-    import pyarrow as pa
-
-    fields = [(str(index), _arrow_type(column.type)) for index, column in enumerate(query.selected_columns)]
-    schema = pa.schema(fields)
-    result = connection.execute(query, execution_options={"yield_per": _BATCH})
-    batches = []
-    for rows in result.partitions():
-        columns = zip(*rows, strict=True)
-        arrays = [pa.array(map(_plain, values), kind) for values, kind in zip(columns, schema.types, strict=True)]
-        batches.append(pa.record_batch(arrays, schema=schema))
-    return pa.Table.from_batches(batches, schema)
-
-
-def _plain(value: Any) -> Any:
-    return bytes(value) if isinstance(value, memoryview) else value
+def _plain(values: Sequence[Any], kind: sa.types.TypeEngine[Any]) -> Iterable[Any]:
+    del kind
+    return (bytes(value) if isinstance(value, memoryview) else value for value in values)

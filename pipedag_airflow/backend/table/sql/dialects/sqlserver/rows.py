@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import arrow_type
+from pipedag_airflow.backend.table.sql.frames.rows import fetch_rows
 from pipedag_airflow.errors import UnsupportedValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
 
-__all__ = ["fetch_rows", "load_rows"]
+__all__ = ["fetch", "load_rows"]
 
-#: Rows that are sent at once, and rows that are read at once.
-_SENT, _READ = 10_000, 50_000
+#: Rows that are sent at once.
+_BATCH = 10_000
 
 
 def load_rows(
@@ -41,7 +42,7 @@ def load_rows(
     into = into.values({name: sa.bindparam(f"c{index}") for index, name in enumerate(types)})
     keys = [f"c{index}" for index in range(len(types))]
     ordered = sent.select(list(types))
-    for batch in ordered.to_batches(max_chunksize=_SENT):
+    for batch in ordered.to_batches(max_chunksize=_BATCH):
         values = zip(*(column.to_pylist() for column in batch.columns), strict=True)
         rows = [dict(zip(keys, row, strict=True)) for row in values]
         if rows:
@@ -82,26 +83,14 @@ def _sent(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def fetch_rows(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
+def fetch(connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
     """Return the rows of a query as Arrow, in the types that its columns have."""
-    import pyarrow as pa
-
-    columns = list(query.selected_columns)
-    kinds = [column.type for column in columns]
-    schema = pa.schema([(column.name, arrow_type(column.type)) for column in columns])
-    result = connection.execute(query, execution_options={"yield_per": _READ})
-    batches = [
-        pa.record_batch([_array(*column) for column in zip(zip(*rows, strict=True), kinds, strict=True)], schema=schema)
-        for rows in result.partitions()
-    ]
-    return pa.Table.from_batches(batches, schema)
+    return fetch_rows(connection, query, _plain, arrow_type)
 
 
-def _array(values: Sequence[Any], kind: sa.types.TypeEngine[Any]) -> pa.Array:
-    import pyarrow as pa
-
+def _plain(values: Sequence[Any], kind: sa.types.TypeEngine[Any]) -> Iterable[Any]:
     if isinstance(kind, sa.Uuid):
-        values = [value if value is None else str(value).lower() for value in values]
-    elif isinstance(kind, sa.types.NullType):
-        values = [value if value is None else str(value) for value in values]
-    return pa.array(values, arrow_type(kind))
+        return (value if value is None else str(value).lower() for value in values)
+    if isinstance(kind, sa.types.NullType):
+        return (value if value is None else str(value) for value in values)
+    return values

@@ -15,7 +15,7 @@ from pipedag_airflow.backend.table.sql.dialects.sqlserver import catalog, errors
 from pipedag_airflow.backend.table.sql.dialects.sqlserver.columns import prepare_keys, set_nullability
 from pipedag_airflow.backend.table.sql.dialects.sqlserver.ddl import CreateSynonym, DropModule
 from pipedag_airflow.backend.table.sql.dialects.sqlserver.locks import SqlServerSessionLocks, lock_in_transaction
-from pipedag_airflow.backend.table.sql.dialects.sqlserver.rows import fetch_rows, load_rows
+from pipedag_airflow.backend.table.sql.dialects.sqlserver.rows import fetch, load_rows
 from pipedag_airflow.backend.table.sql.dialects.sqlserver.types import parse_type
 from pipedag_airflow.backend.table.sql.store import SQLTableStore
 from pipedag_airflow.errors import ConfigError, StoreError
@@ -200,7 +200,7 @@ class MSSqlTableStore(SQLTableStore):
 
     def fetch_arrow(self, connection: sa.Connection, query: sa.Select[Any]) -> pa.Table:
         """Return the rows of a query as Arrow; types that frames do not have as text."""
-        return fetch_rows(connection, query)
+        return fetch(connection, query)
 
     # --- scripts ----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 from sqlalchemy.dialects.mssql.base import MSTypeCompiler
 
+from pipedag_airflow.backend.table.sql.frames import rows
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -134,20 +136,7 @@ def arrow_type(kind: sa.types.TypeEngine[Any]) -> pa.DataType:
         return pa.float32() if kind.precision == _SINGLE else pa.float64()
     if isinstance(kind, sa.Numeric):
         return pa.decimal128(kind.precision or _DIGITS, kind.scale or 0)
-    if isinstance(kind, sa.DateTime):
-        return pa.timestamp("us", "UTC" if kind.timezone else None)
-    for sql_type, name in _ARROW:
-        if isinstance(kind, sql_type):
-            return getattr(pa, name)()
-    return pa.time64("us") if isinstance(kind, sa.Time) else pa.string()
+    return rows.arrow_type(kind)
 
 
 _SINGLE, _DIGITS = 24, 38
-_ARROW: tuple[tuple[type[sa.types.TypeEngine[Any]], str], ...] = (
-    (sa.SmallInteger, "int16"),
-    (sa.BigInteger, "int64"),
-    (sa.Integer, "int32"),
-    (sa.Boolean, "bool_"),
-    (sa.Date, "date32"),
-    (sa.LargeBinary, "binary"),
-)
