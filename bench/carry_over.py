@@ -29,7 +29,9 @@ def main() -> int:
             print(f"({among.pop('size') / 1e9:.2f} GB), median of {CHANGES}")
             print("              among      alone   among/alone")
             for what in among:
-                print(f"  {what:9} {among[what]:10.2f} {alone[what]:10.2f} {among[what] / alone[what]:13.2f}")
+                # Whoever copies all may have no growth at all: it is what the copies before have left free.
+                ratio = f"{among[what] / alone[what]:13.2f}" if alone[what] else "            -"
+                print(f"  {what:9} {among[what]:10.2f} {alone[what]:10.2f} {ratio}")
     return 0
 
 

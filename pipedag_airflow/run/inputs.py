@@ -48,12 +48,11 @@ def check_unselected_inputs(session: RunSession, nodes: Iterable[str], snapshot:
     Raises:
         CacheError: if it is not; the message names all of it.
     """
-    selected = session.selection.tasks
     missing = {
-        source: node
+        source.id: node
         for node in nodes
-        for source in missing_inputs(session.flow.tasks[node], snapshot)
-        if source not in selected
+        for source in session.overrides.sources(session.flow.tasks[node])
+        if source.id not in session.selection.tasks and snapshot.output_row(source.id) is None
     }
     if missing:
         read = ", ".join(f"{source!r} (read by {node!r})" for source, node in missing.items())

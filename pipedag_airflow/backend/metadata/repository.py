@@ -300,26 +300,14 @@ class MetadataRepository:
             own: The stage whose rows are all read.
             memo_key: The call whose rows are read besides those of ``nodes``, whichever node made it.
         """
-        task, stored, stage = self.tables.task, self.tables.object, self.tables.stage
+        task = self.tables.task
         places = [self._place(name, number) for name, number in where]
         if not places:
             return []
-        joined = sa.join(
-            task,
-            stored,
-            sa.and_(
-                stored.c.stage == task.c.stage,
-                stored.c.generation == task.c.generation,
-                stored.c.node == sa.func.coalesce(task.c.twin, task.c.node),
-            ),
-            isouter=True,
-        ).join(stage, stage.c.stage == task.c.stage)
-        columns = [*task.c, *(column.label(f"object_{column.name}") for column in stored.c)]
-        query = sa.select(*columns).select_from(joined).where(sa.or_(*places))
+        query = self.tables.tasks_with_objects.where(sa.or_(*places))
         if nodes is not None:
             same_call = sa.false() if memo_key is None else task.c.memo_key == memo_key
             query = query.where(sa.or_(task.c.stage == own, task.c.node.in_(list(nodes)), same_call))
-        query = query.order_by(task.c.stage, task.c.generation, task.c.node, stored.c.kind, stored.c.name)
         rows = self.connection.execute(query).all()
         return [
             task_of(list(group)) for _, group in groupby(rows, key=lambda row: (row.stage, row.generation, row.node))
@@ -353,6 +341,10 @@ class MetadataRepository:
 
     def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows in one statement, or in as few as the database takes."""
+        if len(rows) == 1:
+            # SQLAlchemy keeps a statement with parameters compiled, one with values not.
+            self.connection.execute(sa.insert(table), rows)
+            return
         size = self.most_values // len(table.c)
         for start in range(0, len(rows), size):
             self.connection.execute(sa.insert(table).values(rows[start : start + size]))

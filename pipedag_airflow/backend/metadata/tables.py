@@ -6,6 +6,9 @@ name), so two tasks cannot claim one table.
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import sqlalchemy as sa
 
 __all__ = ["METADATA_VERSION", "MetadataTables"]
@@ -140,3 +143,20 @@ class MetadataTables:
             sa.Column("payload", sa.Text, nullable=False),
             _time("created"),
         )
+
+    @cached_property
+    def tasks_with_objects(self) -> sa.Select[Any]:
+        """The query of tasks with their stage and objects, whose columns begin with ``object_``; a row for each object.
+
+        It is made once, because that takes SQLAlchemy longer than a database takes to answer it.
+        """
+        task, stored, stage = self.task, self.object, self.stage
+        same = sa.and_(
+            stored.c.stage == task.c.stage,
+            stored.c.generation == task.c.generation,
+            stored.c.node == sa.func.coalesce(task.c.twin, task.c.node),
+        )
+        joined = sa.join(task, stored, same, isouter=True).join(stage, stage.c.stage == task.c.stage)
+        columns = [*task.c, *(column.label(f"object_{column.name}") for column in stored.c)]
+        query = sa.select(*columns).select_from(joined)
+        return query.order_by(task.c.stage, task.c.generation, task.c.node, stored.c.kind, stored.c.name)
