@@ -29,9 +29,9 @@ _stages: ContextVar[tuple[Stage, ...]] = ContextVar("stages", default=())
 _groups: ContextVar[tuple[GroupNode, ...]] = ContextVar("groups", default=())
 
 
-def current_flow() -> Flow | None:
-    """Return the flow whose ``with`` block is open, if any."""
-    return _flow.get()
+#: Returns the flow whose ``with`` block is open, if any. It is asked for each attribute of each task, so it is no
+#: function of Python's.
+current_flow = _flow.get
 
 
 def current_stage() -> Stage | None:

@@ -20,7 +20,7 @@ from pipedag_airflow.core.values import dump_identity
 from pipedag_airflow.errors import FlowChangedError, UnsupportedValueError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pipedag_airflow.core.flow import Flow
     from pipedag_airflow.core.group_node import GroupNode
@@ -271,24 +271,19 @@ def _stages(flow: Flow, group_ids: dict[GroupNode | None, str]) -> tuple[PlanSta
 
 def _leaves(flow: Flow) -> dict[str, set[str]]:
     """Return for each stage the tasks in it, nested stages included, that no task in it reads."""
-    leaves: dict[str, set[str]] = {name: set() for name in flow.stages}
-    for task in flow.tasks.values():
-        for scope in _scopes(task):
-            leaves[scope].add(task.id)
-    for task in flow.tasks.values():
-        for scope in _scopes(task):
-            leaves[scope].difference_update(source.id for source in task.inputs)
-    return leaves
+    inside: dict[str, set[str]] = {name: set() for name in flow.stages}
+    read: dict[str, set[str]] = {name: set() for name in flow.stages}
+    for stage in flow.stages.values():
+        for scope in _with_those_around(stage):
+            inside[scope].update(task.id for task in stage.tasks)
+            read[scope].update(source.id for task in stage.tasks for source in task.inputs)
+    return {name: inside[name] - read[name] for name in flow.stages}
 
 
-def _scopes(task: Task) -> list[str]:
-    """Return the names of the task's stage and of all stages around it."""
-    scopes = []
-    stage: Stage | None = task.stage
+def _with_those_around(stage: Stage | None) -> Iterator[str]:
     while stage is not None:
-        scopes.append(stage.name)
+        yield stage.name
         stage = stage.parent
-    return scopes
 
 
 def _upstream(task: Task) -> set[str]:
@@ -296,9 +291,10 @@ def _upstream(task: Task) -> set[str]:
 
     A task of a nested stage reads the open transaction of an enclosing stage, so it does not wait for its commit.
     """
-    upstream = {source.id for source in task.inputs}
+    stage, upstream = task.stage, set()
     for source in task.inputs:
-        if source.stage is not task.stage and not task.stage.is_inside(source.stage):
+        upstream.add(source.id)
+        if source.stage is not stage and not stage.is_inside(source.stage):
             upstream.add(f"{source.stage.name}.{COMMIT_TASK}")
     return upstream
 

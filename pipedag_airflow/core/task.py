@@ -177,6 +177,8 @@ class Task:
 
     def __getattribute__(self, name: str) -> Any:
         """Refer to a field of the task's result, as ``task[name]`` does, while the flow is being defined."""
+        if definition.current_flow() is None:  # a flow has tens of thousands of such calls when it is compiled
+            return object.__getattribute__(self, name)
         return self[name] if _is_field(self, name) else own(self, name)
 
     def __getattr__(self, name: str) -> TaskGetItem:
