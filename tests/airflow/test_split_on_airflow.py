@@ -242,6 +242,84 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
     folder.wait_until_free()
 
 
+HURRIED = """
+import time
+import polars as pl
+from pathlib import Path
+from pipedag_airflow import Flow, Stage, Table, materialize
+
+DATA = Path("DATA")
+
+
+def wait_for(name):
+    while not (DATA / name).exists():
+        time.sleep(0.05)
+
+
+def called(name):
+    with (DATA / "calls").open("a") as calls:
+        calls.write(name + " ")
+
+
+@materialize(version="VERSION")
+def breaks():
+    wait_for("slow")
+    called("breaks")
+    BODY
+    return Table(pl.DataFrame({"x": [1]}), "broken")
+
+
+@materialize(version="1")
+def slow():
+    called("slow")
+    (DATA / "slow").touch()
+    wait_for("go")
+    return Table(pl.DataFrame({"x": [2]}), "slow")
+
+
+@materialize(version="1", input_type=pl.DataFrame)
+def later(table):
+    called("later")
+    return Table(table, "later")
+
+
+with Flow("NAME", airflow={"split": "stage"}) as flow:
+    with Stage("one"):
+        breaks()
+    with Stage("two"):
+        later(slow())
+"""
+
+
+def test_after_a_failure_in_one_part_none_begins_a_task_if_the_run_is_to_fail_fast(
+    flows: Callable[[str], FlowFolder],
+) -> None:
+    folder = flows("hurried")
+    client = folder.client
+    text = HURRIED.replace("DATA", str(folder.data)).replace("NAME", "hurried")
+    folder.write(text.replace("BODY", "raise ZeroDivisionError('on purpose')").replace("VERSION", "1"))
+
+    run = client.trigger("hurried", {"fail_fast": True})
+    client.wait_run("hurried.one", f"part__{run}", timeout=120)
+    (folder.data / "go").touch()
+    assert client.wait_run("hurried", run, timeout=240)["state"] == "failed"
+    assert client.states("hurried", run) == {"one": "failed", "two": "failed"}
+    part = client.states("hurried.two", f"part__{run}")
+    assert (part["two.slow"], part["two.later"]) == ("success", "failed")
+    log = client.log("hurried.two", f"part__{run}", "two.later", try_number=1)
+    assert "two.later was not begun: one.breaks failed before" in log
+    assert (folder_calls(folder), set(folder.live().values())) == ("slow breaks ", {None})
+    folder.wait_until_free()
+
+    # The next run takes over what was finished.
+    folder.write(text.replace("BODY", "pass").replace("VERSION", "2"))
+    again = client.trigger("hurried")
+    assert client.wait_run("hurried", again, timeout=240)["state"] == "success"
+    assert sorted(folder_calls(folder).split()) == ["breaks", "breaks", "later", "slow"]
+    assert folder.tables() == {"one.broken": 1, "two.slow": 1, "two.later": 1}
+    folder.wait_until_free()
+
+
 def folder_calls(folder: FlowFolder) -> str:
     """What has been called so far."""
     file = folder.data / "calls"
