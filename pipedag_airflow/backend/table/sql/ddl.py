@@ -1,8 +1,7 @@
 """Each DDL verb as an SQLAlchemy element, compiled per dialect.
 
 All names go through the dialect's preparer. A dialect that says something differently registers its own compilation
-with ``@compiles(Verb, "name")``. SQL as text stands here, in the other ``ddl_`` modules, and in the dialects, which ask
-their catalogs.
+with ``@compiles(Verb, "name")``. SQL as text stands here and in the dialects, which ask their catalogs.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ __all__ = [
     "InsertByName",
     "RevokeAll",
     "SetNotNull",
+    "Verb",
     "grantee",
     "option",
     "qualified",
@@ -47,7 +47,9 @@ __all__ = [
 ]
 
 
-class _Verb(sa.schema.ExecutableDDLElement):
+class Verb(sa.schema.ExecutableDDLElement):
+    """What a statement does, for which SQLAlchemy has no construct."""
+
     inherit_cache = False
 
 
@@ -90,7 +92,7 @@ def _literal_sql(compiler: DDLCompiler, query: sa.sql.ClauseElement) -> str:
     return str(compiler.sql_compiler.process(printable(query), literal_binds=True))
 
 
-class CreateDatabase(_Verb):
+class CreateDatabase(Verb):
     """``CREATE DATABASE name``; outside of any transaction."""
 
     def __init__(self, name: str) -> None:
@@ -102,7 +104,7 @@ def _create_database(verb: CreateDatabase, compiler: DDLCompiler, **_: Any) -> s
     return f"CREATE DATABASE {compiler.preparer.quote(verb.name)}"
 
 
-class CreateSchema(_Verb):
+class CreateSchema(Verb):
     """``CREATE SCHEMA IF NOT EXISTS schema``, for another role where one is given."""
 
     def __init__(self, schema: str, owner: str | None = None) -> None:
@@ -115,7 +117,7 @@ def _create_schema(verb: CreateSchema, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE SCHEMA IF NOT EXISTS {compiler.preparer.quote(verb.schema)}{owner}"
 
 
-class DropSchema(_Verb):
+class DropSchema(Verb):
     """``DROP SCHEMA IF EXISTS schema``; ``CASCADE`` also drops what is in it."""
 
     def __init__(self, schema: str, *, cascade: bool = False) -> None:
@@ -127,7 +129,7 @@ def _drop_schema(verb: DropSchema, compiler: DDLCompiler, **_: Any) -> str:
     return f"DROP SCHEMA IF EXISTS {compiler.preparer.quote(verb.schema)}{' CASCADE' if verb.cascade else ''}"
 
 
-class CreateTable(_Verb):
+class CreateTable(Verb):
     """``CREATE TABLE schema.name (column type, …)``."""
 
     def __init__(
@@ -141,7 +143,7 @@ def _create_table(verb: CreateTable, compiler: DDLCompiler, **_: Any) -> str:
     return f"{_create(verb)} {qualified(compiler, verb.schema, verb.name)} ({_typed(compiler, verb.columns)})"
 
 
-class CreateTableAs(_Verb):
+class CreateTableAs(Verb):
     """``CREATE TABLE schema.name AS query``."""
 
     def __init__(self, schema: str, name: str, query: sa.sql.ClauseElement, details: Mapping[str, Any]) -> None:
@@ -154,7 +156,7 @@ def _create_table_as(verb: CreateTableAs, compiler: DDLCompiler, **_: Any) -> st
     return f"{_create(verb)} {target} AS\n{_literal_sql(compiler, verb.query)}"
 
 
-class CreateViewAs(_Verb):
+class CreateViewAs(Verb):
     """``CREATE VIEW schema.name AS query``."""
 
     def __init__(self, schema: str, name: str, query: sa.sql.ClauseElement) -> None:
@@ -167,7 +169,7 @@ def _create_view_as(verb: CreateViewAs, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE VIEW {view} AS\n{_literal_sql(compiler, verb.query)}"
 
 
-class InsertByName(_Verb):
+class InsertByName(Verb):
     """``INSERT INTO schema.name SELECT`` the columns, cast to their types, from a relation that the driver knows."""
 
     def __init__(self, schema: str, name: str, columns: dict[str, sa.types.TypeEngine[Any]], source: str) -> None:
@@ -185,7 +187,7 @@ def _insert_by_name(verb: InsertByName, compiler: DDLCompiler, **_: Any) -> str:
     return f"INSERT INTO {target} ({_columns(compiler, list(verb.columns))}) SELECT {casts} FROM {source}"
 
 
-class AddPrimaryKey(_Verb):
+class AddPrimaryKey(Verb):
     """``ALTER TABLE schema.name ADD PRIMARY KEY (columns)``."""
 
     def __init__(self, schema: str, name: str, columns: Sequence[str]) -> None:
@@ -198,7 +200,7 @@ def _add_primary_key(verb: AddPrimaryKey, compiler: DDLCompiler, **_: Any) -> st
     return f"ALTER TABLE {target} ADD PRIMARY KEY ({_columns(compiler, verb.columns)})"
 
 
-class SetNotNull(_Verb):
+class SetNotNull(Verb):
     """``ALTER TABLE schema.name ALTER COLUMN column SET NOT NULL``."""
 
     def __init__(self, schema: str, name: str, column: str) -> None:
@@ -211,7 +213,7 @@ def _set_not_null(verb: SetNotNull, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER TABLE {target} ALTER COLUMN {compiler.preparer.quote(verb.column)} SET NOT NULL"
 
 
-class CreateIndex(_Verb):
+class CreateIndex(Verb):
     """``CREATE INDEX index ON schema.name (columns)``."""
 
     def __init__(self, schema: str, name: str, index: str, columns: Sequence[str]) -> None:
@@ -224,7 +226,7 @@ def _create_index(verb: CreateIndex, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE INDEX {compiler.preparer.quote(verb.index)} ON {target} ({_columns(compiler, verb.columns)})"
 
 
-class CreateView(_Verb):
+class CreateView(Verb):
     """``CREATE OR REPLACE VIEW schema.name AS SELECT * FROM target_schema.target``."""
 
     def __init__(self, schema: str, name: str, target_schema: str, target: str) -> None:
@@ -238,7 +240,7 @@ def _create_view(verb: CreateView, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM {qualified(compiler, verb.shown_schema, verb.shown)}"
 
 
-class DropObject(_Verb):
+class DropObject(Verb):
     """``DROP kind IF EXISTS schema.name``."""
 
     def __init__(self, kind: ObjectType, schema: str, name: str) -> None:
@@ -250,7 +252,7 @@ def _drop_object(verb: DropObject, compiler: DDLCompiler, **_: Any) -> str:
     return f"DROP {verb.kind.value} IF EXISTS {qualified(compiler, verb.schema, verb.name)}"
 
 
-class DropTables(_Verb):
+class DropTables(Verb):
     """``DROP TABLE IF EXISTS schema.name, …``."""
 
     def __init__(self, places: Sequence[Place]) -> None:
@@ -262,7 +264,7 @@ def _drop_tables(verb: DropTables, compiler: DDLCompiler, **_: Any) -> str:
     return f"DROP TABLE IF EXISTS {', '.join(qualified(compiler, *place) for place in verb.places)}"
 
 
-class Analyze(_Verb):
+class Analyze(Verb):
     """``ANALYZE schema.name``."""
 
     def __init__(self, schema: str, name: str) -> None:
@@ -274,7 +276,7 @@ def _analyze(verb: Analyze, compiler: DDLCompiler, **_: Any) -> str:
     return f"ANALYZE {qualified(compiler, verb.schema, verb.name)}"
 
 
-class CopyFrom(_Verb):
+class CopyFrom(Verb):
     """``COPY schema.name (columns) FROM STDIN (FORMAT BINARY)``."""
 
     def __init__(self, schema: str, name: str, columns: Sequence[str]) -> None:
@@ -287,7 +289,7 @@ def _copy_from(verb: CopyFrom, compiler: DDLCompiler, **_: Any) -> str:
     return f"COPY {qualified(compiler, verb.schema, verb.name)} ({columns}) FROM STDIN (FORMAT BINARY)"
 
 
-class CreateTemporaryTable(_Verb):
+class CreateTemporaryTable(Verb):
     """``CREATE TEMPORARY TABLE name (column type, …) ON COMMIT DROP``."""
 
     def __init__(self, name: str, columns: dict[str, sa.types.TypeEngine[Any]]) -> None:
@@ -300,7 +302,7 @@ def _create_temporary_table(verb: CreateTemporaryTable, compiler: DDLCompiler, *
     return f"CREATE TEMPORARY TABLE {compiler.preparer.quote(verb.name)} ({columns}) ON COMMIT DROP"
 
 
-class Grant(_Verb):
+class Grant(Verb):
     """``GRANT privilege ON schema.name TO role``.
 
     Args:
@@ -326,7 +328,7 @@ def _grant(verb: Grant, compiler: DDLCompiler, **_: Any) -> str:
     return f"GRANT {verb.privilege}{column} ON {place} TO {grantee(compiler, verb.role)}{option(verb.grantable)}"
 
 
-class RevokeAll(_Verb):
+class RevokeAll(Verb):
     """``REVOKE ALL ON schema.name FROM role``; a role of None is everybody."""
 
     def __init__(self, schema: str, name: str, role: str | None) -> None:

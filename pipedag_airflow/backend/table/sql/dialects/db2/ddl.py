@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.ddl import qualified
+from pipedag_airflow.backend.table.sql.ddl import Verb, qualified
 from pipedag_airflow.backend.table.sql.literals import printable
 
 if TYPE_CHECKING:
@@ -39,10 +39,6 @@ COMPRESSIONS = ("", "COMPRESS YES", "COMPRESS YES STATIC", "COMPRESS YES ADAPTIV
 #: The longest VARCHAR, in bytes.
 LONGEST_VARCHAR = 32_672
 _TABLE_SPACES = {"table_space_data": "IN", "table_space_index": "INDEX IN", "table_space_long": "LONG IN"}
-
-
-class _Verb(sa.schema.ExecutableDDLElement):
-    inherit_cache = False
 
 
 def _options(compiler: DDLCompiler, details: Mapping[str, Any]) -> str:
@@ -75,7 +71,7 @@ def _drop_schema(verb: ddl.DropSchema, compiler: DDLCompiler, **_: Any) -> str:
     return f"DROP SCHEMA {compiler.preparer.quote(verb.schema)} RESTRICT"
 
 
-class CreateTable(_Verb):
+class CreateTable(Verb):
     """``CREATE TABLE schema.name (column type [NOT NULL], …)``; types as objects, or in Db2's own words."""
 
     def __init__(
@@ -105,7 +101,7 @@ def _create_table_as(verb: ddl.CreateTableAs, compiler: DDLCompiler, **_: Any) -
     return f"CREATE TABLE {target} AS (\n{query}\n) DEFINITION ONLY{_options(compiler, verb.details)}"
 
 
-class InsertQuery(_Verb):
+class InsertQuery(Verb):
     """``INSERT INTO schema.name query``."""
 
     def __init__(self, place: Place, query: sa.sql.ClauseElement) -> None:
@@ -117,7 +113,7 @@ def _insert_query(verb: InsertQuery, compiler: DDLCompiler, **_: Any) -> str:
     return f"INSERT INTO {qualified(compiler, *verb.place)}\n{_query(compiler, verb.query)}"
 
 
-class LockTable(_Verb):
+class LockTable(Verb):
     """``LOCK TABLE schema.name IN EXCLUSIVE MODE``: one lock to the end of the transaction, in place of one a row."""
 
     def __init__(self, place: Place) -> None:
@@ -142,7 +138,7 @@ def _create_alias(verb: ddl.CreateView, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE OR REPLACE ALIAS {alias} FOR TABLE {shown}"
 
 
-class DropRelation(_Verb):
+class DropRelation(Verb):
     """``DROP kind schema.name``; the kind is TABLE, VIEW, ALIAS or NICKNAME."""
 
     def __init__(self, kind: str, place: Place) -> None:
@@ -163,7 +159,7 @@ def _analyze(verb: ddl.Analyze, compiler: DDLCompiler, **_: Any) -> str:
     return f"CALL SYSPROC.ADMIN_CMD({_text(compiler, command)})"
 
 
-class MakeVolatile(_Verb):
+class MakeVolatile(Verb):
     """``ALTER TABLE schema.name VOLATILE CARDINALITY``: rows are found by indexes, however few there are."""
 
     def __init__(self, place: Place) -> None:
@@ -175,7 +171,7 @@ def _make_volatile(verb: MakeVolatile, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER TABLE {qualified(compiler, *verb.place)} VOLATILE CARDINALITY"
 
 
-class SetLockTimeout(_Verb):
+class SetLockTimeout(Verb):
     """``SET CURRENT LOCK TIMEOUT = seconds``: for the connection, not only for its transaction."""
 
     def __init__(self, seconds: int) -> None:

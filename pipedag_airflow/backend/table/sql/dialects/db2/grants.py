@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
-from pipedag_airflow.backend.table.sql.ddl import option, qualified
+from pipedag_airflow.backend.table.sql.ddl import Verb, option, qualified
 from pipedag_airflow.backend.table.sql.dialects.db2 import catalog
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ def carry_over(connection: sa.Connection, source: Place, target: Place) -> None:
                 connection.execute(_Grant(privilege, target, _KINDS[kind], who, grantable=state == _GRANTABLE))
 
 
-class _Grant(sa.schema.ExecutableDDLElement):
+class _Grant(Verb):
     """``GRANT privilege ON TABLE schema.name TO kind grantee``."""
-
-    inherit_cache = False
 
     def __init__(self, privilege: str, place: Place, kind: str, who: str, *, grantable: bool) -> None:
         self.privilege, self.place, self.kind, self.who, self.grantable = privilege, place, kind, who, grantable

@@ -9,13 +9,13 @@ import attrs
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql.ddl import DropObject
-from pipedag_airflow.backend.table.sql.ddl_definitions import (
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import relations, written_by_us
+from pipedag_airflow.backend.table.sql.dialects.postgres.definitions_ddl import (
     DropDefinition,
     GrantOnDefinition,
     MoveDefinition,
     RevokeAllOnDefinition,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import relations, written_by_us
 from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import ROUTINE_LABEL, Dependent
 from pipedag_airflow.backend.table.sql.facts import DefinitionType
 

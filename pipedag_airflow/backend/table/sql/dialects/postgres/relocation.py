@@ -16,7 +16,13 @@ import attrs
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.ddl_relocation import (
+from pipedag_airflow.backend.table.sql.dialects.postgres.attachments import (
+    Attachment,
+    attachments,
+    warn_of_what_stays_behind,
+)
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import columns, indexes
+from pipedag_airflow.backend.table.sql.dialects.postgres.ddl import (
     AlterOwner,
     AsWritten,
     LockTables,
@@ -25,12 +31,6 @@ from pipedag_airflow.backend.table.sql.ddl_relocation import (
     ReplaceView,
     SetSchema,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres.attachments import (
-    Attachment,
-    attachments,
-    warn_of_what_stays_behind,
-)
-from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import columns, indexes
 from pipedag_airflow.backend.table.sql.dialects.postgres.definitions import (
     Definition,
     copy_grants,

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from pipedag_airflow.backend.table.sql import ddl
-from pipedag_airflow.backend.table.sql.ddl_relocation import (
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import content as content_of
+from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import relations
+from pipedag_airflow.backend.table.sql.dialects.postgres.ddl import (
     AlterOwner,
     CommentOnSchema,
     GrantDefault,
@@ -19,8 +21,6 @@ from pipedag_airflow.backend.table.sql.ddl_relocation import (
     RenameSchema,
     SetSchema,
 )
-from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import content as content_of
-from pipedag_airflow.backend.table.sql.dialects.postgres.catalog import relations
 from pipedag_airflow.backend.table.sql.dialects.postgres.definitions import definitions, drops, move_definition
 from pipedag_airflow.backend.table.sql.dialects.postgres.dependents import dependents_elsewhere
 from pipedag_airflow.backend.table.sql.dialects.postgres.relocation import PostgresRelocation

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from pipedag_airflow.backend.table.sql.ddl_relocation import CopyRows, CreateTableLike
+from pipedag_airflow.backend.table.sql.dialects.postgres.ddl import CopyRows, CreateTableLike
 from pipedag_airflow.errors import TableBusyError
 
 if TYPE_CHECKING:

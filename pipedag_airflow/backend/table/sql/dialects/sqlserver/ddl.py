@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from pipedag_airflow.backend.table.sql import ddl
+from pipedag_airflow.backend.table.sql.ddl import Verb
 from pipedag_airflow.backend.table.sql.dialects.sqlserver.scripts import with_into
 from pipedag_airflow.backend.table.sql.literals import printable
 
@@ -52,7 +53,7 @@ def _create_view(verb: ddl.CreateView, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE OR ALTER VIEW {view} AS SELECT * FROM {shown}"  # noqa: S608 - both are quoted
 
 
-class AlterColumn(sa.schema.ExecutableDDLElement):
+class AlterColumn(Verb):
     """``ALTER TABLE schema.name ALTER COLUMN column type [NOT] NULL``.
 
     Args:
@@ -62,8 +63,6 @@ class AlterColumn(sa.schema.ExecutableDDLElement):
         kind: Its type, with its collation: what is not said again is lost.
         nullable: Whether it may hold NULL.
     """
-
-    inherit_cache = False
 
     def __init__(self, schema: str, name: str, column: str, kind: str, *, nullable: bool) -> None:
         self.schema, self.name, self.column, self.kind, self.nullable = schema, name, column, kind, nullable
@@ -75,10 +74,8 @@ def _alter_column(verb: AlterColumn, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER TABLE {table} ALTER COLUMN {column} {verb.kind} {'NULL' if verb.nullable else 'NOT NULL'}"
 
 
-class CreateSynonym(sa.schema.ExecutableDDLElement):
+class CreateSynonym(Verb):
     """``CREATE SYNONYM schema.name FOR target_schema.name``."""
-
-    inherit_cache = False
 
     def __init__(self, schema: str, name: str, target_schema: str) -> None:
         self.schema, self.name, self.meant_schema = schema, name, target_schema
@@ -90,10 +87,8 @@ def _create_synonym(verb: CreateSynonym, compiler: DDLCompiler, **_: Any) -> str
     return f"CREATE SYNONYM {synonym} FOR {ddl.qualified(compiler, verb.meant_schema, verb.name)}"
 
 
-class DropModule(sa.schema.ExecutableDDLElement):
+class DropModule(Verb):
     """``DROP kind IF EXISTS schema.name``, for what a script has made that is no table and no view."""
-
-    inherit_cache = False
 
     def __init__(self, kind: str, schema: str, name: str) -> None:
         self.kind, self.schema, self.name = kind, schema, name

@@ -1,4 +1,4 @@
-"""The verbs on functions, sequences and types, as SQLAlchemy elements; see :mod:`.ddl`.
+"""The verbs on functions, sequences and types, as SQLAlchemy elements.
 
 What they are about is named as the database itself writes it down: with its schema and the types of its arguments.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
-from pipedag_airflow.backend.table.sql.ddl import grantee, option
+from pipedag_airflow.backend.table.sql.ddl import Verb, grantee, option
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import DDLCompiler
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DropDefinition", "GrantOnDefinition", "MoveDefinition", "RevokeAllOnDefinition"]
 
 
-class _Verb(sa.schema.ExecutableDDLElement):
-    inherit_cache = False
-
+class _OnDefinition(Verb):
     def __init__(self, kind: DefinitionType, identity: str) -> None:
         self.kind, self.identity = kind, identity
 
@@ -37,7 +34,7 @@ class _Verb(sa.schema.ExecutableDDLElement):
         return f"{self.kind.value} {self.escaped}"
 
 
-class MoveDefinition(_Verb):
+class MoveDefinition(_OnDefinition):
     """``ALTER kind identity SET SCHEMA target``."""
 
     def __init__(self, kind: DefinitionType, identity: str, target: str) -> None:
@@ -50,7 +47,7 @@ def _move_definition(verb: MoveDefinition, compiler: DDLCompiler, **_: Any) -> s
     return f"ALTER {verb.named} SET SCHEMA {compiler.preparer.quote(verb.target_schema)}"
 
 
-class DropDefinition(_Verb):
+class DropDefinition(_OnDefinition):
     """``DROP kind IF EXISTS identity``."""
 
 
@@ -59,7 +56,7 @@ def _drop_definition(verb: DropDefinition, _compiler: DDLCompiler, **_: Any) -> 
     return f"DROP {verb.kind.value} IF EXISTS {verb.escaped}"
 
 
-class GrantOnDefinition(_Verb):
+class GrantOnDefinition(_OnDefinition):
     """``GRANT privilege ON kind identity TO role``; a role of None is everybody."""
 
     def __init__(
@@ -74,7 +71,7 @@ def _grant_on_definition(verb: GrantOnDefinition, compiler: DDLCompiler, **_: An
     return f"GRANT {verb.privilege} ON {verb.named} TO {grantee(compiler, verb.role)}{option(verb.grantable)}"
 
 
-class RevokeAllOnDefinition(_Verb):
+class RevokeAllOnDefinition(_OnDefinition):
     """``REVOKE ALL ON kind identity FROM role``; a role of None is everybody."""
 
     def __init__(self, kind: DefinitionType, identity: str, role: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The verbs with which tables and views change their place, as SQLAlchemy elements; see :mod:`.ddl`."""
+"""The verbs with which tables and views change their place, as SQLAlchemy elements, and what goes with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
-from pipedag_airflow.backend.table.sql.ddl import grantee, option, qualified
+from pipedag_airflow.backend.table.sql.ddl import Verb, grantee, option, qualified
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,11 +33,7 @@ __all__ = [
 ]
 
 
-class _Verb(sa.schema.ExecutableDDLElement):
-    inherit_cache = False
-
-
-class LockTables(_Verb):
+class LockTables(Verb):
     """``LOCK TABLE schema.name, … IN ACCESS EXCLUSIVE MODE``, in the order given."""
 
     def __init__(self, places: Sequence[Place]) -> None:
@@ -53,7 +49,7 @@ def _lock_tables(verb: LockTables, compiler: DDLCompiler, **_: Any) -> str:
 # PostgreSQL takes ALTER TABLE for views of either kind, too.
 
 
-class SetSchema(_Verb):
+class SetSchema(Verb):
     """``ALTER TABLE schema.name SET SCHEMA target``."""
 
     def __init__(self, place: Place, target: str) -> None:
@@ -65,7 +61,7 @@ def _set_schema(verb: SetSchema, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER TABLE {qualified(compiler, *verb.place)} SET SCHEMA {compiler.preparer.quote(verb.target_schema)}"
 
 
-class RenameRelation(_Verb):
+class RenameRelation(Verb):
     """``ALTER TABLE schema.name RENAME TO new``."""
 
     def __init__(self, place: Place, new: str) -> None:
@@ -77,7 +73,7 @@ def _rename_relation(verb: RenameRelation, compiler: DDLCompiler, **_: Any) -> s
     return f"ALTER TABLE {qualified(compiler, *verb.place)} RENAME TO {compiler.preparer.quote(verb.new)}"
 
 
-class RenameIndex(_Verb):
+class RenameIndex(Verb):
     """``ALTER INDEX schema.name RENAME TO new``."""
 
     def __init__(self, place: Place, new: str) -> None:
@@ -89,7 +85,7 @@ def _rename_index(verb: RenameIndex, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER INDEX {qualified(compiler, *verb.place)} RENAME TO {compiler.preparer.quote(verb.new)}"
 
 
-class AlterOwner(_Verb):
+class AlterOwner(Verb):
     """``ALTER TABLE schema.name OWNER TO role``."""
 
     def __init__(self, place: Place, role: str) -> None:
@@ -101,7 +97,7 @@ def _alter_owner(verb: AlterOwner, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER TABLE {qualified(compiler, *verb.place)} OWNER TO {compiler.preparer.quote(verb.role)}"
 
 
-class ReplaceView(_Verb):
+class ReplaceView(Verb):
     """``CREATE OR REPLACE VIEW schema.name WITH (options) AS definition``.
 
     Args:
@@ -121,7 +117,7 @@ def _replace_view(verb: ReplaceView, compiler: DDLCompiler, **_: Any) -> str:
     return f"CREATE OR REPLACE VIEW {qualified(compiler, *verb.place)}{options} AS {definition}"
 
 
-class AsWritten(_Verb):
+class AsWritten(Verb):
     """A statement that the database itself has written down."""
 
     def __init__(self, statement: str) -> None:
@@ -133,7 +129,7 @@ def _as_written(verb: AsWritten, compiler: DDLCompiler, **_: Any) -> str:
     return verb.statement.replace("%", "%%")  # the drivers take a % for the place of a parameter
 
 
-class RenameSchema(_Verb):
+class RenameSchema(Verb):
     """``ALTER SCHEMA schema RENAME TO new``."""
 
     def __init__(self, schema: str, new: str) -> None:
@@ -145,7 +141,7 @@ def _rename_schema(verb: RenameSchema, compiler: DDLCompiler, **_: Any) -> str:
     return f"ALTER SCHEMA {compiler.preparer.quote(verb.schema)} RENAME TO {compiler.preparer.quote(verb.new)}"
 
 
-class CommentOnSchema(_Verb):
+class CommentOnSchema(Verb):
     """``COMMENT ON SCHEMA schema IS text``."""
 
     def __init__(self, schema: str, text: str) -> None:
@@ -158,7 +154,7 @@ def _comment_on_schema(verb: CommentOnSchema, compiler: DDLCompiler, **_: Any) -
     return f"COMMENT ON SCHEMA {compiler.preparer.quote(verb.schema)} IS {text}"
 
 
-class GrantOnSchema(_Verb):
+class GrantOnSchema(Verb):
     """``GRANT privilege ON SCHEMA schema TO role``; a role of None is everybody."""
 
     def __init__(self, privilege: str, schema: str, role: str | None, *, grantable: bool) -> None:
@@ -171,7 +167,7 @@ def _grant_on_schema(verb: GrantOnSchema, compiler: DDLCompiler, **_: Any) -> st
     return f"GRANT {verb.privilege} ON SCHEMA {schema} TO {grantee(compiler, verb.role)}{option(verb.grantable)}"
 
 
-class GrantDefault(_Verb):
+class GrantDefault(Verb):
     """``ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA schema GRANT privilege ON objects TO role``."""
 
     def __init__(
@@ -189,7 +185,7 @@ def _grant_default(verb: GrantDefault, compiler: DDLCompiler, **_: Any) -> str:
     return f"{whose} {what} TO {grantee(compiler, verb.role)}{option(verb.grantable)}"
 
 
-class CreateTableLike(_Verb):
+class CreateTableLike(Verb):
     """``CREATE [UNLOGGED] TABLE schema.name (LIKE source INCLUDING ALL)``."""
 
     def __init__(self, place: Place, source: Place, *, unlogged: bool = False) -> None:
@@ -202,7 +198,7 @@ def _create_table_like(verb: CreateTableLike, compiler: DDLCompiler, **_: Any) -
     return f"{what} {qualified(compiler, *verb.place)} (LIKE {qualified(compiler, *verb.source)} INCLUDING ALL)"
 
 
-class CopyRows(_Verb):
+class CopyRows(Verb):
     """``INSERT INTO schema.name (column, …) SELECT column, … FROM source``: all rows."""
 
     def __init__(self, place: Place, source: Place, columns: Sequence[str]) -> None:
