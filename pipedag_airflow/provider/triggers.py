@@ -188,6 +188,8 @@ class PartRunTrigger(BaseTrigger):
 
         look = partial(run_state, RuntimeTaskInstance, self.dag_id, self.run_id)
         until = time.monotonic() + self.patience
+        # Not at once: Airflow should have heard first that the process which deferred has ended.
+        await asyncio.sleep(self.poll)
         while (state := await asyncio.to_thread(look)) in UNDER_WAY and time.monotonic() < until:
             await asyncio.sleep(self.poll)
         yield TriggerEvent({"state": state})

@@ -125,6 +125,14 @@ class SplitFlow:
         found = {each["task_id"]: each for each in self.client.task_instances(dag_id, run)}[task]
         return found["state"], found["try_number"]
 
+    def wait_deferred(self, run: str, stage: str) -> None:
+        """Wait until an operator waits, and the scheduler knows: it tries one again that goes on before that."""
+        self.wait(lambda: self.instance(self.name, run, stage)[0] == "deferred")
+        _, tried = self.instance(self.name, run, stage)
+        key = f"TaskInstanceKey(dag_id={self.name!r}, task_id={stage!r}, run_id={run!r}, try_number={tried},"
+        log = self.folder.airflow.log_folder / "scheduler.log"
+        self.wait(lambda: f"Received executor event with state success for task instance {key}" in log.read_text())
+
     def version(self) -> str:
         ((version,),) = set(self.folder.query("select version from four.both"))
         return str(version)
@@ -214,7 +222,7 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
 
     # Cleared, the operator waits for what is at work.
     client.clear("facets", run, ["two"], downstream=True)
-    diamond.wait(lambda: diamond.instance("facets", run, "two")[0] == "deferred")
+    diamond.wait_deferred(run, "two")
     assert diamond.instance("facets.two", part, "two.left") == at_work == ("running", 1)
 
     # Marked as done, it is not taken at its word.
@@ -232,7 +240,7 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
     client.pause("facets.two")
     run = client.trigger("facets", {"select": ["stage:two"], "cache_validation_mode": "force_cache_invalid"})
     diamond.wait(lambda: diamond.part("two", run) == "queued")
-    diamond.wait(lambda: diamond.instance("facets", run, "two")[0] == "deferred")
+    diamond.wait_deferred(run, "two")
     client.request("DELETE", f"/api/v2/dags/facets.two/dagRuns/part__{run}")
     assert client.wait_run("facets", run, timeout=240)["state"] == "failed"
     assert f"run part__{run} of the DAG facets.two was deleted" in client.log("facets", run, "two", try_number=1)

@@ -179,6 +179,27 @@ def test_the_trigger_waits_until_the_run_is_over_or_deleted_or_it_takes_long(
     assert list(left) == []
 
 
+def test_the_trigger_leaves_airflow_time_to_hear_of_the_end_of_the_process_that_deferred(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[object] = []
+
+    async def sleep(seconds: float) -> None:
+        done.append(seconds)
+
+    def state(dag_id: str, run_id: str) -> str:
+        done.append(run_id)
+        return "success"
+
+    async def first() -> Any:
+        return await anext(aiter(PartRunTrigger("flow.a", "part__own", poll=2).run()))
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(RuntimeTaskInstance, "get_dagrun_state", state)
+    asyncio.run(first())
+    assert done == [2, "part__own"]
+
+
 def test_a_stage_whose_first_operator_is_a_nested_stage_says_what_would_run(home: None) -> None:
     with Flow("flow", airflow=SPLIT) as flow:
         with Stage("before"):
