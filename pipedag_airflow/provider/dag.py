@@ -17,13 +17,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from airflow.sdk import DAG, BaseOperator, TaskGroup
+from airflow.sdk import DAG, BaseOperator, TaskGroup, get_parsing_context
 from airflow.sdk.definitions.param import ParamsDict
 
 from pipedag_airflow.core.plan import BEGIN_TASK, Plan, PlanGroup, PlanStage
 from pipedag_airflow.errors import FlowError
 from pipedag_airflow.provider.begin_operator import BeginTransactionOperator
-from pipedag_airflow.provider.dag_runs import ReleaseStages
+from pipedag_airflow.provider.dag_runs import ReleaseStages, part_dag_id
 from pipedag_airflow.provider.edges import contracted_edges, reduced_edges, stage_edges
 from pipedag_airflow.provider.form import FLOW, STAGE, with_form
 from pipedag_airflow.provider.granularity import Unit, units, warn_of_many
@@ -55,6 +55,8 @@ def compile_dag(flow: Flow, dag_args: Mapping[str, Any]) -> DAG:
 def compile_dags(flow: Flow, dag_args: Mapping[str, Any]) -> tuple[DAG, ...]:
     """Compile a flow to a DAG of its name; if it is split, to a DAG for each stage as well, which follow.
 
+    The process of a task of it goes without the DAGs of other stages.
+
     Args:
         flow: The flow.
         dag_args: Arguments of ``airflow.sdk.DAG``; they win over what the flow and pipedag.yaml say.
@@ -71,12 +73,20 @@ def compile_dags(flow: Flow, dag_args: Mapping[str, Any]) -> tuple[DAG, ...]:
     split = parts(settings, plan, found)
     dag = _dag(_Compiler(flow, plan, settings, FlowReference(flow, settings.instance), found, split), arguments)
     dags = [dag]
-    for part in split:
+    for part in _wanted(split, dag.dag_id):
         reference = FlowReference(flow, settings.instance, part_of=dag.dag_id, part=part.id)
         of_part = part_arguments(arguments, dag.dag_id, part)
         _check_id(plan, f"DAG of the stage {part.id!r}", of_part["dag_id"], _ID, _ID_RULE)
         dags.append(_dag(_Compiler(flow, plan, settings, reference, found, part=part), of_part))
     return tuple(dags)
+
+
+def _wanted(split: tuple[Unit, ...], dag_id: str) -> tuple[Unit, ...]:
+    """Return the parts of a flow whose DAGs are of use to whoever parses the module."""
+    # Airflow says so, and to the processes that a task starts as well: of other flows it says nothing that can be used.
+    wanted = get_parsing_context().dag_id
+    known = {part_dag_id(dag_id, part.id): (part,) for part in split}
+    return () if wanted == dag_id else known.get(wanted or "", split)
 
 
 def _dag(compiler: _Compiler, arguments: Mapping[str, Any]) -> DAG:

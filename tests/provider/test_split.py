@@ -126,6 +126,23 @@ with Flow("shop", airflow={"split": "stage"}) as flow:
     assert sorted(dags.parse("shop.py").dags) == ["store", "store.raw"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("flow", {"flow"}),
+        ("flow.a", {"flow", "flow.a"}),
+        ("flow.b", {"flow", "flow.b"}),
+        # What a task of another flow has started, and so may want all there is.
+        ("other", {"flow", "flow.a", "flow.b", "flow.c"}),
+    ],
+)
+def test_the_process_of_a_task_makes_its_own_dag_only_beside_that_of_the_flow(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, expected: set[str]
+) -> None:
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", wanted)
+    assert set(dags_of(three_stages(flow=SPLIT))) == expected
+
+
 _IMPORTS = "from pipedag_airflow import Flow, Stage, materialize\n\n"
 _SPLIT = (
     _IMPORTS
