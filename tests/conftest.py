@@ -49,6 +49,11 @@ WHAT_IS_DONE_TO_RUNS = {
 }
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, for what the two on Airflow leave while they wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
     return FileScheduling(config, log)
 
