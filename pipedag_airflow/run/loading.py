@@ -81,12 +81,19 @@ def published_value(config: ConfigContext, task: Task) -> Any:
 
 def _published_row(metadata: MetadataRepository, task: Task) -> TaskRecord | None:
     """Return the row of the task, or of one that stood in its place under another id."""
-    record = metadata.stages([task.stage.name]).get(task.stage.name)
-    if record is None or record.live is None:
-        return None
     place = task.flow.plan().node_by_id[task.id].position, IdentityNames(task.flow)[task.id]
-    rows = [row for row in metadata.read_tasks([(record.stage, record.live)]) if (row.position, row.name) == place]
-    return next((row for row in rows if row.node == task.id), rows[0] if rows else None)
+    while (live := _live(metadata, task.stage.name)) is not None:
+        stored = metadata.read_tasks([(task.stage.name, live)])
+        rows = [row for row in stored if (row.position, row.name) == place]
+        # Without any, the generation may have gone meanwhile.
+        if rows or _live(metadata, task.stage.name) == live:
+            return next((row for row in rows if row.node == task.id), rows[0] if rows else None)
+    return None
+
+
+def _live(metadata: MetadataRepository, stage: str) -> int | None:
+    record = metadata.stages([stage]).get(stage)
+    return None if record is None else record.live
 
 
 def _holds_tables(value: Any) -> bool:

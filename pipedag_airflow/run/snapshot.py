@@ -27,6 +27,7 @@ from pipedag_airflow.run.release import FINISHED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pipedag_airflow.backend.metadata import MetadataRepository
     from pipedag_airflow.backend.table.sql.transaction import SQLTransaction
     from pipedag_airflow.run.session import RunSession
 
@@ -262,7 +263,7 @@ def take_snapshot(
     nodes: tuple[str, ...],
     ahead: tuple[StageRecord, GenerationRecord] | None = None,
 ) -> Snapshot:
-    """Read what the given nodes of a stage need.
+    """Read what the given nodes of a stage need, and of each other stage what is of one publish.
 
     Args:
         session: The run.
@@ -292,5 +293,17 @@ def take_snapshot(
     }
     rows = {(task.stage, task.generation, task.node): task for task in tasks}
     snapshot = Snapshot(session, stage, stages, generations, rows, inventory, frozenset(published), reopened)
+    if _has_missed(snapshot, inputs, metadata):
+        return take_snapshot(session, transaction, stage, nodes, ahead)
     assert snapshot.states is not None  # known before decisions add rows
     return snapshot
+
+
+def _has_missed(snapshot: Snapshot, inputs: Iterable[str], metadata: MetadataRepository) -> bool:
+    """Say whether inputs are not there because their stage was published after its row was read, and before theirs."""
+    plan = snapshot.session.plan
+    others = [node for node in inputs if plan.node_by_id[node].stage != snapshot.stage]
+    missing = {plan.node_by_id[node].stage for node in others if snapshot.output_row(node) is None}
+    known = {stage: record.live for stage, record in snapshot.stages.items()}
+    now = metadata.stages(missing) if missing else {}
+    return any(record.live != known.get(stage) for stage, record in now.items())
