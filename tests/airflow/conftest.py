@@ -184,11 +184,11 @@ class FlowFolder:
 
     def wait_until_free(self) -> None:
         """Wait until no stage is held."""
-        locks = self.config().lock_manager
         deadline = time.monotonic() + 60
-        while leases := locks.leases():
-            assert time.monotonic() < deadline, leases
-            time.sleep(0.1)
+        with self.config().create_lock_manager() as locks:
+            while leases := locks.leases():
+                assert time.monotonic() < deadline, leases
+                time.sleep(0.1)
 
     def wait_import_error(self, file: str) -> str:
         """Wait until Airflow shows an import error of a file, and return its text."""

@@ -95,7 +95,8 @@ def calls(folder: FlowFolder) -> list[str]:
 
 def queue(folder: FlowFolder, *, since: float) -> list[str]:
     """The runs that wait for the stage and have asked for it since a moment, in their order."""
-    tickets = folder.config().lock_manager._read("stage").tickets
+    with folder.config().create_lock_manager() as locks:
+        tickets = locks._read("stage").tickets
     return [ticket.owner.run_id for ticket in tickets if ticket.refreshed > since]
 
 
