@@ -83,7 +83,8 @@ def compile_dags(flow: Flow, dag_args: Mapping[str, Any]) -> tuple[DAG, ...]:
 
 def _wanted(split: tuple[Unit, ...], dag_id: str) -> tuple[Unit, ...]:
     """Return the parts of a flow whose DAGs are of use to whoever parses the module."""
-    # Airflow says so, and to the processes that a task starts as well: of other flows it says nothing that can be used.
+    # Airflow names the DAG of the task that a process is for, and leaves the name to whatever the task starts: there,
+    # the name of another flow's DAG does not mean that these are of no use.
     wanted = get_parsing_context().dag_id
     known = {part_dag_id(dag_id, part.id): (part,) for part in split}
     return () if wanted == dag_id else known.get(wanted or "", split)
