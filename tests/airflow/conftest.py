@@ -17,7 +17,7 @@ from pipedag_airflow.config import PipedagConfig
 from pipedag_airflow.testing.airflow import LocalAirflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from pipedag_airflow import ConfigContext
     from pipedag_airflow.backend.metadata import MetadataRepository, ObjectRecord, TaskRecord
@@ -337,6 +337,40 @@ def _end_transactions_of_the_dead(url: sa.URL) -> None:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql(f"alter database \"{url.database}\" set idle_in_transaction_session_timeout = '20s'")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show, with a test that failed, what went wrong in its Airflow meanwhile: on a busy machine it repeats tries."""
+    report = yield
+    airflow = getattr(item, "funcargs", {}).get("airflow")
+    if report.failed and airflow is not None:
+        report.sections.append(("What went wrong in Airflow", "\n".join(_what_went_wrong(airflow, call.start))))
+    return report
+
+
+def _what_went_wrong(airflow: FlowAirflow, since: float) -> Iterator[str]:
+    """Give the ends of the logs of the tries that Airflow repeated, and what its scheduler calls errors."""
+    for log in sorted(airflow.log_folder.glob("dag_id=*/run_id=*/task_id=*/attempt=*.log")):
+        number = int(log.stem.removeprefix("attempt="))
+        if log.stat().st_mtime >= since and log.with_stem(f"attempt={number + 1}").exists():
+            yield str(log.relative_to(airflow.log_folder))
+            yield from map(_log_line, log.read_text().splitlines()[-25:])
+    begin = datetime.fromtimestamp(since, UTC).isoformat()
+    for line in (airflow.log_folder / "scheduler.log").read_text().splitlines():
+        if line >= begin and "[error " in line:
+            yield line
+
+
+def _log_line(line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError:  # the last one of a process that was killed
+        return line
+    errors = [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail", ())]
+    return " ".join([entry["timestamp"], entry["level"], entry["event"], *errors])
 
 
 _idle: list[FlowAirflow] = []

@@ -133,6 +133,10 @@ class SplitFlow:
         log = self.folder.airflow.log_folder / "scheduler.log"
         self.wait(lambda: f"Received executor event with state success for task instance {key}" in log.read_text())
 
+    def log(self, run: str, stage: str) -> str:
+        """The log of the last try of a stage's operator: Airflow may have had one more than the first."""
+        return self.client.log(self.name, run, stage, try_number=self.instance(self.name, run, stage)[1])
+
     def version(self) -> str:
         ((version,),) = set(self.folder.query("select version from four.both"))
         return str(version)
@@ -167,15 +171,15 @@ def test_first_unchanged_changed_failing_cleared_and_a_part(flows: Callable[[str
     changed = diamond.run()
     assert diamond.ran(changed) == {"two", "four"}
     assert (diamond.called(), diamond.version()) == (["both", "left"], "2")
-    assert folder.live() == {"one": 1, "two": 3, "three": 1, "four": 3}  # the unchanged run had opened the second
+    # Not which generations: each try of an operator that finds nothing to do has opened one.
+    assert {stage for stage, live in folder.live().items() if live != 1} == {"two", "four"}
 
     diamond.write("3", "raise ZeroDivisionError('on purpose')")
     failing = diamond.run()
     states = {"one": "success", "two": "failed", "three": "success", "four": "upstream_failed"}
     assert client.states("diamond", failing) == states
     assert (diamond.part("two", failing), diamond.version()) == ("failed", "2")
-    log = client.log("diamond", failing, "two", try_number=1)
-    assert f"Stage two: run part__{failing} of the DAG diamond.two is failed" in log
+    assert f"Stage two: run part__{failing} of the DAG diamond.two is failed" in diamond.log(failing, "two")
     folder.wait_until_free()
 
     diamond.write("3")
@@ -229,8 +233,7 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
     client.set_run_state("facets.two", part, "success")
     assert client.wait_run("facets", run, timeout=240)["state"] == "failed"
     assert client.states("facets", run)["four"] == "upstream_failed"
-    tried = diamond.instance("facets", run, "two")[1]
-    assert "has not published 'two': somebody has marked it" in client.log("facets", run, "two", try_number=tried)
+    assert "has not published 'two': somebody has marked it" in diamond.log(run, "two")
     go.touch()
     diamond.clear(run, "two")
     assert client.states("facets", run) == dict.fromkeys(STAGES, "success")
@@ -243,7 +246,7 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
     diamond.wait_deferred(run, "two")
     client.request("DELETE", f"/api/v2/dags/facets.two/dagRuns/part__{run}")
     assert client.wait_run("facets", run, timeout=240)["state"] == "failed"
-    assert f"run part__{run} of the DAG facets.two was deleted" in client.log("facets", run, "two", try_number=1)
+    assert f"run part__{run} of the DAG facets.two was deleted" in diamond.log(run, "two")
     client.pause("facets.two", False)
     diamond.clear(run, "two")
     assert client.states("facets", run)["two"] == "success"
