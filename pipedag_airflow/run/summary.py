@@ -15,6 +15,7 @@ from pipedag_airflow.backend.metadata import ObjectKind
 from pipedag_airflow.config import ConfigContext, PipedagConfig
 
 if TYPE_CHECKING:
+    from pipedag_airflow.backend.metadata import MetadataRepository, StageRecord, TaskRecord
     from pipedag_airflow.run.result import Result
 
 __all__ = ["StageSummary", "TableSummary", "format_stages", "published_by", "published_stages"]
@@ -57,10 +58,7 @@ def published_by(result: Result) -> list[StageSummary]:
 
 def _summaries(context: ConfigContext) -> list[StageSummary]:
     with context.table_store.transaction() as transaction:
-        stages = transaction.metadata.all_stages()
-        rows = transaction.metadata.read_tasks(
-            [(stage.stage, stage.live) for stage in stages if stage.live is not None]
-        )
+        stages, rows = _live(transaction.metadata)
     summaries = []
     for stage in stages:
         if stage.live is None:
@@ -79,6 +77,16 @@ def _summaries(context: ConfigContext) -> list[StageSummary]:
             )
         )
     return summaries
+
+
+def _live(metadata: MetadataRepository) -> tuple[list[StageRecord], list[TaskRecord]]:
+    """Return the stages and the rows of their published tasks, both as of one moment."""
+    while True:
+        stages = metadata.all_stages()
+        rows = metadata.read_tasks([(stage.stage, stage.live) for stage in stages if stage.live is not None])
+        # A run may publish between two statements, and clean up what was live in the first.
+        if metadata.all_stages() == stages:
+            return stages, rows
 
 
 def format_stages(stages: list[StageSummary]) -> str:

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 import yaml
+from looking import eventually
 
 from pipedag_airflow.backend.metadata import GenerationState, ObjectKind, TaskState
 from pipedag_airflow.config import PipedagConfig
@@ -80,6 +81,9 @@ class FlowAirflow(LocalAirflow):
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
             # Files that have not changed are parsed seldom: to parse them is a third of what this Airflow does.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
+            # A machine that is busy with other tests is no dead task, and no request that was lost.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "300",
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
             **settings,
         }
         super().__init__(folder / "airflow", env=env, database_url=database_url)
@@ -177,33 +181,24 @@ class FlowFolder:
 
     def wait_task(self, flow: str, run_id: str, node: str, state: str) -> None:
         """Wait until a task instance is in a state."""
-        deadline = time.monotonic() + 60
-        while (states := self.client.states(flow, run_id))[node] != state:
-            assert time.monotonic() < deadline, f"{node} did not become {state}: {states}"
-            time.sleep(0.1)
+        states = partial(self.client.states, flow, run_id)
+        eventually(lambda: states()[node] == state, instead=states)
 
     def wait_until_free(self) -> None:
         """Wait until no stage is held."""
-        deadline = time.monotonic() + 60
         with self.config().create_lock_manager() as locks:
-            while leases := locks.leases():
-                assert time.monotonic() < deadline, leases
-                time.sleep(0.1)
+            eventually(lambda: not locks.leases(), instead=locks.leases)
 
     def wait_import_error(self, file: str) -> str:
         """Wait until Airflow shows an import error of a file, and return its text."""
-        deadline = time.monotonic() + 60
-        while not (found := [error for error in self.client.import_errors() if error["filename"] == file]):
-            assert time.monotonic() < deadline, f"{file} has no import error"
-            time.sleep(0.1)
+        errors = self.client.import_errors
+        found = eventually(lambda: [error for error in errors() if error["filename"] == file], instead=errors)
         return str(found[0]["stack_trace"])
 
     def wait_no_import_errors(self) -> None:
         """Wait until Airflow shows no import error of any file in this folder, as what it told of has been mended."""
-        deadline = time.monotonic() + 60
-        while found := [error for error in self.client.import_errors() if error["filename"].startswith(self.name)]:
-            assert time.monotonic() < deadline, found
-            time.sleep(0.1)
+        errors = self.client.import_errors
+        eventually(lambda: not [error for error in errors() if error["filename"].startswith(self.name)], instead=errors)
 
     def log(self, run: FlowRun, node: str) -> str:
         return self.client.log(run.dag_id, run.run_id, node, try_number=run.tasks[node]["try_number"])
@@ -213,23 +208,25 @@ class FlowFolder:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the database as a reader does who knows nothing of us, as soon as no other process has the file."""
-        import duckdb
-
         # A connection of Airflow's in its place is that of a DuckDB file.
         url = sa.make_url(self.config().config_dict["table_store"]["args"].get("url", "duckdb://"))
         if url.get_backend_name() != "duckdb":
             with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
                 return [tuple(row) for row in connection.execute(sa.text(sql))]
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                with duckdb.connect(str(self.data / "pipeline.duckdb"), read_only=True) as connection:
-                    return connection.execute(sql).fetchall()
-            except duckdb.IOException as error:
-                # A run that is over gives its stages back; a step that outlives its run finds out that it has lost.
-                if "Conflicting lock" not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(0.1)
+        return eventually(partial(self._query_duckdb, sql))[0]
+
+    def _query_duckdb(self, sql: str) -> list[list[tuple[Any, ...]]]:
+        """Return the rows as the one element of a list, and an empty list while another process has the file."""
+        import duckdb
+
+        try:
+            with duckdb.connect(str(self.data / "pipeline.duckdb"), read_only=True) as connection:
+                return [connection.execute(sql).fetchall()]
+        except duckdb.IOException as error:
+            # A run that is over gives its stages back; a step that outlives its run finds out that it has lost.
+            if "Conflicting lock" not in str(error):
+                raise
+            return []
 
     def tables(self) -> dict[str, int]:
         """Return the rows of everything that readers see."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from looking import eventually
 
 from pipedag_airflow.testing.rest import AirflowRequestError
 
@@ -87,10 +87,7 @@ def test_a_dry_run_says_what_would_run_and_a_publish_but_no_unchanged_run_lets_a
     assert events(folder) == []
 
     first = folder.run()
-    deadline = time.monotonic() + 60
-    while not (heard := client.request("GET", "/api/v2/dags/listener/dagRuns")["dag_runs"]):
-        assert time.monotonic() < deadline, "the flow that is scheduled on the table did not run"
-        time.sleep(0.1)
+    heard = eventually(lambda: client.request("GET", "/api/v2/dags/listener/dagRuns")["dag_runs"])
     assert client.wait_run("listener", heard[0]["dag_run_id"], timeout=120)["state"] == "success"
     # Airflow cannot show an event while the run that it has triggered is queued.
     stage, table = sorted(events(folder), key=lambda event: str(event["uri"]))

@@ -6,17 +6,17 @@ database of the flows with its locks, a folder for blobs, and Airflow's Fernet k
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
+from looking import eventually
 
 from pipedag_airflow.testing.celery import CeleryAirflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pipedag_airflow.testing.postgres import PostgresServer
 
@@ -101,13 +101,6 @@ FLIGHTS = {
     ("report", "by_route"): 224,
     ("report", "forecast"): 13,
 }
-
-
-def eventually(condition: Callable[[], Any], *, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def ask(url: sa.URL | str, statement: sa.Executable, **values: object) -> sa.CursorResult[Any]:

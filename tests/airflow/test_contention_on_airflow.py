@@ -6,10 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from looking import eventually
 
 from pipedag_airflow.testing.supervisor import send_signal
 
@@ -75,13 +76,6 @@ try:
 except AirflowSkipException as signal:
     print(signal)
 """
-
-
-def eventually(condition: Callable[[], Any], *, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.2)
 
 
 def write(folder: FlowFolder) -> None:

@@ -6,12 +6,12 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from looking import eventually
 
 from pipedag_airflow.cli.home import DemoHome, DemoHomeError
 from pipedag_airflow.testing.airflow import (
@@ -22,8 +22,6 @@ from pipedag_airflow.testing.airflow import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from conftest import FlowAirflow
 
 pytestmark = pytest.mark.airflow
@@ -57,13 +55,6 @@ def run_dag(airflow: LocalAirflow, dag_id: str) -> tuple[str, dict[str, str | No
     run_id = airflow.client.trigger(dag_id)
     airflow.client.wait_run(dag_id, run_id)
     return run_id, airflow.client.states(dag_id, run_id)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
 
 
 def processes_of(home: Path) -> list[str]:
@@ -109,7 +100,7 @@ def test_a_broken_file_is_an_import_error_and_the_other_dags_stay(airflow: FlowA
         airflow.client.wait_dag("broken")
     assert "intact" in {dag["dag_id"] for dag in airflow.client.dags()}
     broken.unlink()
-    wait_until(lambda: not airflow.client.import_errors())
+    eventually(lambda: not airflow.client.import_errors())
 
 
 def test_a_refused_request_says_what_airflow_answered(airflow: FlowAirflow) -> None:
@@ -142,7 +133,7 @@ def test_stopping_with_a_task_in_its_middle_leaves_no_process(tmp_path: Path) ->
         own.client.wait_dag("endless")
         own.client.unpause("endless")
         run_id = own.client.trigger("endless", {"seconds": 3600})
-        wait_until(lambda: own.client.states("endless", run_id) == {"work": "running"})
+        eventually(lambda: own.client.states("endless", run_id) == {"work": "running"})
         assert set(own.pids()) == {"api-server", "scheduler", "dag-processor", "triggerer"}
         assert processes_of(own.home)
     assert not own.running
@@ -163,9 +154,9 @@ def test_airflow_ends_when_the_process_that_started_it_is_killed(tmp_path: Path)
     home = tmp_path / "home"
     script = "import sys; from pipedag_airflow.testing.airflow import LocalAirflow; LocalAirflow(sys.argv[1]).start()"
     with subprocess.Popen([sys.executable, "-c", script, str(home)]) as owner:
-        wait_until((home / "logs" / "components.json").exists)
+        eventually((home / "logs" / "components.json").exists)
         owner.kill()
-    wait_until(lambda: processes_of(home) == [])
+    eventually(lambda: processes_of(home) == [])
 
 
 def test_the_settings_of_another_airflow_stay_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import psutil
 import pytest
 import sqlalchemy as sa
+from looking import eventually
 
 from pipedag_airflow.testing.supervisor import send_signal
 
@@ -158,13 +158,6 @@ class Operated:
         """What readers see: of which calls the tables are."""
         there = self.folder.tables()
         return {table: self.folder.query(f"select * from {table}")[0] for table in TABLES if table in there}
-
-
-def eventually(condition: Callable[[], Any], *, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def kill(*pids: int) -> None:

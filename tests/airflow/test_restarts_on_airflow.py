@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 import sqlalchemy as sa
+from looking import eventually
 
 from pipedag_airflow.testing.supervisor import send_signal
 
@@ -64,13 +64,6 @@ def airflow(fresh_airflow: Callable[[dict[str, str]], AbstractContextManager[Flo
     }
     with fresh_airflow(settings) as airflow:
         yield airflow
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.1)
 
 
 def calls(folder: FlowFolder) -> int:

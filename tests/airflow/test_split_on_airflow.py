@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+from looking import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import FlowFolder
-
-T = TypeVar("T")
 
 pytestmark = pytest.mark.airflow
 
@@ -79,20 +77,12 @@ class SplitFlow:
 
     def scheduled(self) -> str:
         """The run that Airflow starts by itself, once, when it is over."""
-        run: str = self.wait(lambda: [run["dag_run_id"] for run in self.runs(self.name)])[0]
+        run: str = eventually(lambda: [run["dag_run_id"] for run in self.runs(self.name)])[0]
         self.client.wait_run(self.name, run, timeout=240)
         return run
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.client.request("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")["dag_runs"]
-        return found
-
-    def wait(self, look: Callable[[], T]) -> T:
-        """Look until there is something."""
-        deadline = time.monotonic() + 120
-        while not (found := look()):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
         return found
 
     def run(self, **conf: object) -> str:
@@ -127,11 +117,11 @@ class SplitFlow:
 
     def wait_deferred(self, run: str, stage: str) -> None:
         """Wait until an operator waits, and the scheduler knows: it tries one again that goes on before that."""
-        self.wait(lambda: self.instance(self.name, run, stage)[0] == "deferred")
+        eventually(lambda: self.instance(self.name, run, stage)[0] == "deferred")
         _, tried = self.instance(self.name, run, stage)
         key = f"TaskInstanceKey(dag_id={self.name!r}, task_id={stage!r}, run_id={run!r}, try_number={tried},"
         log = self.folder.airflow.log_folder / "scheduler.log"
-        self.wait(lambda: f"Received executor event with state success for task instance {key}" in log.read_text())
+        eventually(lambda: f"Received executor event with state success for task instance {key}" in log.read_text())
 
     def log(self, run: str, stage: str) -> str:
         """The log of the last try of a stage's operator: Airflow may have had one more than the first."""
@@ -203,9 +193,7 @@ def test_first_unchanged_changed_failing_cleared_and_a_part(flows: Callable[[str
     diamond.write("4")
     waiting = client.trigger("diamond")
     folder.wait_task("diamond", waiting, "two", "deferred")
-    told = diamond.wait(
-        lambda: [line for line in client.log("diamond", waiting, "two").splitlines() if "paused" in line]
-    )
+    told = eventually(lambda: [line for line in client.log("diamond", waiting, "two").splitlines() if "paused" in line])
     assert f"waits for run part__{waiting} of the DAG diamond.two, which is paused" in told[0]
     client.unpause("diamond.two")
     assert client.wait_run("diamond", waiting, timeout=240)["state"] == "success"
@@ -218,10 +206,10 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
     client, folder = diamond.client, diamond.folder
     go = folder.data / "go"
     diamond.write("1", f"import time\n    while not Path({str(go)!r}).exists(): time.sleep(0.05)")
-    run = diamond.wait(lambda: [run["dag_run_id"] for run in diamond.runs("facets")])[0]
+    run = eventually(lambda: [run["dag_run_id"] for run in diamond.runs("facets")])[0]
     part = f"part__{run}"
-    diamond.wait(lambda: diamond.part("two", run) == "running")
-    diamond.wait(lambda: "left" in folder_calls(folder))
+    eventually(lambda: diamond.part("two", run) == "running")
+    eventually(lambda: "left" in folder_calls(folder))
     at_work = diamond.instance("facets.two", part, "two.left")
 
     # Cleared, the operator waits for what is at work.
@@ -242,7 +230,7 @@ def test_a_part_that_is_cleared_marked_or_deleted_under_its_operator(flows: Call
     # Deleted, it is not waited for.
     client.pause("facets.two")
     run = client.trigger("facets", {"select": ["stage:two"], "cache_validation_mode": "force_cache_invalid"})
-    diamond.wait(lambda: diamond.part("two", run) == "queued")
+    eventually(lambda: diamond.part("two", run) == "queued")
     diamond.wait_deferred(run, "two")
     client.request("DELETE", f"/api/v2/dags/facets.two/dagRuns/part__{run}")
     assert client.wait_run("facets", run, timeout=240)["state"] == "failed"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pytest
 
-from pipedag_airflow import Flow, Stage, materialize
+from pipedag_airflow import Flow, Stage, Table, materialize
 from pipedag_airflow.backend.metadata import MetadataRepository
 from pipedag_airflow.core.selector import select
 from pipedag_airflow.errors import CacheError
 from pipedag_airflow.run.begin import begin
 from pipedag_airflow.run.execute import execute
 from pipedag_airflow.run.preview import preview
+from pipedag_airflow.run.summary import published_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,3 +110,22 @@ def test_what_is_not_published_is_an_error_all_the_same(project: Project) -> Non
     flow = doubled("1")
     with pytest.raises(CacheError, match=r"nothing is published of 'input.number'"):
         project.run(flow, flow["output"])
+
+
+def test_a_summary_has_the_tables_of_the_generation_that_it_names(
+    project: Project, before_tasks_are_read: Callable[..., None]
+) -> None:
+    def listed(version: str) -> Flow:
+        @materialize(version=version)
+        def numbers() -> Table:
+            return Table(pl.DataFrame({"x": range(int(version))}), "numbers")
+
+        with Flow("listed") as flow, Stage("stage"):
+            numbers()
+        return flow
+
+    project.settings["generations_to_keep"] = 1
+    result = project.run(listed("1"))
+    before_tasks_are_read(lambda: project.run(listed("2")))
+    [stage] = published_by(result)
+    assert (stage.generation, [table.rows for table in stage.tables]) == (2, [2])
