@@ -204,7 +204,7 @@ class StageOperator(BaseOperator):
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         from pipedag_airflow.provider.dag_runs import stages_kept_to_the_end
-        from pipedag_airflow.provider.triggers import StageFreeTrigger
+        from pipedag_airflow.provider.triggers import StageFreeTrigger, seconds_until_heard
         from pipedag_airflow.run.waiting import wait_for
 
         stage, parts, nested = self.awaited or self.stage, parts_of(session.flow), session.plan.nested()
@@ -229,6 +229,7 @@ class StageOperator(BaseOperator):
             token=place.token,
             parts=parts,
             nested=nested,
+            after=seconds_until_heard(),
         )
         self.defer(trigger=trigger, method_name="execute_again", kwargs=self.kept_while_waiting())
 

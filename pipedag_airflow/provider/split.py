@@ -160,7 +160,7 @@ class StageDagOperator(StageRunOperator):
 
     def _wait_for(self, instance: Any, dag_id: str, run_id: str) -> None:
         """Wait for the end of the part, and say so if nothing of it can begin."""
-        from pipedag_airflow.provider.triggers import PartRunTrigger
+        from pipedag_airflow.provider.triggers import PartRunTrigger, seconds_until_heard
 
         if is_paused(instance, dag_id):
             log.warning(
@@ -172,7 +172,8 @@ class StageDagOperator(StageRunOperator):
                 dag_id,
             )
         self.has_part = True
-        self.defer(trigger=PartRunTrigger(dag_id, run_id), method_name="execute_complete")
+        trigger = PartRunTrigger(dag_id, run_id, after=seconds_until_heard())
+        self.defer(trigger=trigger, method_name="execute_complete")
 
     def _start(self, dag_id: str, run_id: str, context: Context) -> None:
         # Not by DagRunTriggerException: Airflow would wait with a trigger that does not notice when the run is deleted.

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.configuration import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from pipedag_airflow.backend.lock import Owner
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pipedag_airflow.backend.lock import LockManager
     from pipedag_airflow.config import ConfigContext
 
-__all__ = ["PartRunTrigger", "StageFreeTrigger"]
+__all__ = ["PartRunTrigger", "StageFreeTrigger", "seconds_until_heard"]
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +33,23 @@ log = logging.getLogger(__name__)
 _ASK_SECONDS = 8.0
 #: Seconds after which the step has to look by itself because this process cannot: each look of it is a process.
 _PAUSE_SECONDS = 30.0
+#: Seconds from what a supervisor tells to the scheduler's next round, which hears it.
+_ROUND_SECONDS = 2.0
 
 _SAME = (
     "Let the triggerer have the file that the workers have: name it in airflow.cfg by [pipedag] config_file, or by the "
     "environment variable PIPEDAG_CONFIG of both."
 )
+
+
+def seconds_until_heard() -> float:
+    """Return after how many seconds Airflow has heard that the process which defers has ended.
+
+    The supervisor of that process often misses its end by a moment, and then looks again after the time between two
+    heartbeats. A task that goes on before Airflow has heard is taken for dead and tried again.
+    """
+    between_heartbeats: int = conf.getint("workers", "min_heartbeat_interval", fallback=5)
+    return between_heartbeats + _ROUND_SECONDS
 
 
 class StageFreeTrigger(BaseTrigger):
@@ -58,6 +71,7 @@ class StageFreeTrigger(BaseTrigger):
         token: The token of the stage's last lease that the run has seen: here there must not be fewer.
         parts: Names of the stages of the flow that have DAGs of their own.
         nested: Names of the stages that are nested in others, by the names of these.
+        after: Seconds before which it does not fire.
         poll: Seconds between two looks.
     """
 
@@ -76,6 +90,7 @@ class StageFreeTrigger(BaseTrigger):
         token: int,
         parts: Sequence[str] = (),
         nested: Mapping[str, Sequence[str]] | None = None,
+        after: float = 0.0,
         poll: float = 1.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
@@ -91,6 +106,7 @@ class StageFreeTrigger(BaseTrigger):
         self.token = token
         self.parts = list(parts)
         self.nested = nested or {}
+        self.after = after
         self.poll = poll
         self.wait_seconds = 0.0
         self._ask_again = 0.0
@@ -100,18 +116,18 @@ class StageFreeTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
         names = ("flow", "folder", "instance", "stage", "run_id", "since", "keeps", "source", "instance_id", "token")
-        arguments = {name: getattr(self, name) for name in (*names, "parts", "nested", "poll")}
+        arguments = {name: getattr(self, name) for name in (*names, "parts", "nested", "after", "poll")}
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for the turn of the run."""
         trouble = None
+        not_before = time.monotonic() + self.after
         try:
             config = await asyncio.to_thread(self._config)
             async with shared_locks(config) as locks:
-                # Not at once: Airflow should have heard first that the process which deferred has ended.
-                await asyncio.sleep(self.poll)
-                while not await locks.ask(self._may_begin):
+                # The place is kept from the first look on.
+                while not await locks.ask(self._may_begin) or time.monotonic() < not_before:
                     await asyncio.sleep(self.poll)
         except PipedagError as error:
             # The step meets the same error, if it is still there, and then it is in the log where people look.
@@ -166,20 +182,24 @@ class PartRunTrigger(BaseTrigger):
     Args:
         dag_id: Id of the DAG.
         run_id: Id of the run.
+        after: Seconds before which it does not fire.
         poll: Seconds between two looks.
         patience: Seconds after which it fires all the same.
     """
 
-    def __init__(self, dag_id: str, run_id: str, poll: float = 2.0, patience: float = 600.0) -> None:
+    def __init__(
+        self, dag_id: str, run_id: str, *, after: float = 0.0, poll: float = 2.0, patience: float = 600.0
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
         self.dag_id = dag_id
         self.run_id = run_id
+        self.after = after
         self.poll = poll
         self.patience = patience
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow needs to make the trigger again."""
-        arguments = {name: getattr(self, name) for name in ("dag_id", "run_id", "poll", "patience")}
+        arguments = {name: getattr(self, name) for name in ("dag_id", "run_id", "after", "poll", "patience")}
         return f"{type(self).__module__}.{type(self).__qualname__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -188,8 +208,7 @@ class PartRunTrigger(BaseTrigger):
 
         look = partial(run_state, RuntimeTaskInstance, self.dag_id, self.run_id)
         until = time.monotonic() + self.patience
-        # Not at once: Airflow should have heard first that the process which deferred has ended.
-        await asyncio.sleep(self.poll)
+        await asyncio.sleep(self.after)
         while (state := await asyncio.to_thread(look)) in UNDER_WAY and time.monotonic() < until:
             await asyncio.sleep(self.poll)
         yield TriggerEvent({"state": state})

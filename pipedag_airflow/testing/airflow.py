@@ -258,6 +258,7 @@ class LocalAirflow:
             "LOGGING__BASE_LOG_FOLDER": self.log_folder,
             "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": self.log_folder / "dag_processor",
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.2,  # the default of 1 s is most of what a chain of tasks costs
+            "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,  # as long a process that has ended may keep its slot
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": 60,
             "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": 5,
             "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": 1,

@@ -350,7 +350,7 @@ def pytest_runtest_makereport(
 
 def _what_went_wrong(airflow: FlowAirflow, since: float) -> Iterator[str]:
     """Give the ends of the logs of the tries that Airflow repeated, and what its scheduler calls errors."""
-    for log in sorted(airflow.log_folder.glob("dag_id=*/run_id=*/task_id=*/attempt=*.log")):
+    for log in sorted(airflow.log_folder.glob("dag_id=*/run_id=*/task_id=*/attempt=[0-9].log")):
         number = int(log.stem.removeprefix("attempt="))
         if log.stat().st_mtime >= since and log.with_stem(f"attempt={number + 1}").exists():
             yield str(log.relative_to(airflow.log_folder))

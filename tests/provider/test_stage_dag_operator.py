@@ -73,7 +73,7 @@ def whole(home: None, monkeypatch: pytest.MonkeyPatch) -> Whole:
     return Whole(monkeypatch)
 
 
-_WAITS = {"dag_id": "flow.a", "run_id": "part__own", "poll": 2.0, "patience": 600.0}
+_WAITS = {"dag_id": "flow.a", "run_id": "part__own", "after": 7.0, "poll": 2.0, "patience": 600.0}
 
 
 @pytest.mark.parametrize("state", ["deleted", "failed", "success"])
@@ -192,12 +192,12 @@ def test_the_trigger_leaves_airflow_time_to_hear_of_the_end_of_the_process_that_
         return "success"
 
     async def first() -> Any:
-        return await anext(aiter(PartRunTrigger("flow.a", "part__own", poll=2).run()))
+        return await anext(aiter(PartRunTrigger("flow.a", "part__own", after=7).run()))
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     monkeypatch.setattr(RuntimeTaskInstance, "get_dagrun_state", state)
     asyncio.run(first())
-    assert done == [2, "part__own"]
+    assert done == [7, "part__own"]
 
 
 def test_a_stage_whose_first_operator_is_a_nested_stage_says_what_would_run(home: None) -> None:

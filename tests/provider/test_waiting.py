@@ -125,6 +125,7 @@ def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
         token=3,
         parts=("shop",),
         nested={"shop": ["inner"]},
+        after=7.0,
     ).serialize()
     assert path == "pipedag_airflow.provider.triggers.StageFreeTrigger"
     assert StageFreeTrigger(**arguments).serialize() == (path, arguments)
@@ -141,8 +142,28 @@ def test_a_trigger_is_made_again_from_what_it_says_of_itself() -> None:
         "token": 3,
         "parts": ["shop"],
         "nested": {"shop": ["inner"]},
+        "after": 7.0,
         "poll": 1.0,
     }
+
+
+def test_it_keeps_its_place_but_does_not_fire_before_airflow_has_heard_of_the_end_of_the_process_that_deferred(
+    locks: FileLockManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    places: list[tuple[float, list[str]]] = []
+    yield_once = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        places.append((clock[0], locks.waits_for(OTHER.run_id)))
+        clock[0] += seconds
+        await yield_once(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(triggers, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    locks.release("stage", HOLDER)
+    assert run(first_event(trigger(after=3.0, poll=1.0))) == FREE
+    assert places == [(100.0 + second, ["stage"]) for second in range(3)]
 
 
 def test_it_waits_until_the_stage_is_released(locks: FileLockManager) -> None:
@@ -264,7 +285,7 @@ def test_what_it_cannot_read_is_left_to_the_step_after_a_pause(
 ) -> None:
     locks._path("stage").write_text("torn")
     event = run(first_event(trigger()))
-    assert pauses == [0.01, 30]
+    assert pauses == [30]
     assert "is not a lease record" in event["trouble"]
     assert event == FREE | {"trouble": event["trouble"]}
     assert event["trouble"] in f"LockError: {caplog.text}"
