@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 import yaml
+from canary import CANARY
 from looking import eventually
 
 from pipedag_airflow.backend.metadata import GenerationState, ObjectKind, TaskState
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from pipedag_airflow import ConfigContext
     from pipedag_airflow.backend.metadata import MetadataRepository, ObjectRecord, TaskRecord
     from pipedag_airflow.testing.postgres import PostgresServer
-
-#: A password that is recognised wherever it is, and however it is escaped: by its first letters.
-CANARY = "c4n4ry7f3a9b/:@ %\"'x"
 
 YAML = """
 name: {name}

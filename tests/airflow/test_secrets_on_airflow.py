@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
-from conftest import CANARY
+from canary import CANARY
 
 from pipedag_airflow.backend.lock import Owner
 
