@@ -9,6 +9,7 @@ not.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -93,17 +94,22 @@ def tasks_of(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[dict[str, 
         raise
 
 
-def main(flows: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("flows", nargs="*", metavar="FLOW", help=f"{', '.join(FLOWS)}; all of them if none is named")
+    parser.add_argument("--min-heartbeat-interval", type=int, default=1, help="[workers] min_heartbeat_interval, s")
+    options = parser.parse_args(arguments)
+    env = {"AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": str(options.min_heartbeat_interval)}
     print("                             first run        unchanged run")
     print("                          seconds processes  seconds processes  load")
     with (
         tempfile.TemporaryDirectory() as folder,
         server() as postgres,
         postgres.database() as own,
-        LocalAirflow(f"{folder}/airflow", database_url=own.replace("+psycopg2", "+psycopg")) as airflow,
+        LocalAirflow(f"{folder}/airflow", env=env, database_url=own.replace("+psycopg2", "+psycopg")) as airflow,
     ):
-        for flow in flows or FLOWS:
+        for flow in options.flows or FLOWS:
             for granularity in FLOWS[flow][0]:
                 name = f"{flow}_{granularity}"
                 with postgres.database() as url:

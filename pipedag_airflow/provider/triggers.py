@@ -46,7 +46,8 @@ def seconds_until_heard() -> float:
     """Return after how many seconds Airflow has heard that the process which defers has ended.
 
     The supervisor of that process often misses its end by a moment, and then looks again after the time between two
-    heartbeats. A task that goes on before Airflow has heard is taken for dead and tried again.
+    heartbeats (Airflow's ``ActivitySubprocess._monitor_subprocess``). A task that goes on before Airflow has heard is
+    taken for dead and tried again. Ask in the process that defers: it has the configuration of its supervisor.
     """
     between_heartbeats: int = conf.getint("workers", "min_heartbeat_interval", fallback=5)
     return between_heartbeats + _ROUND_SECONDS
@@ -69,9 +70,9 @@ class StageFreeTrigger(BaseTrigger):
         source: Where the run has its configuration from: here it has to be the same.
         instance_id: Id of the instance by that configuration.
         token: The token of the stage's last lease that the run has seen: here there must not be fewer.
+        after: Seconds before which it does not fire, see :func:`seconds_until_heard`.
         parts: Names of the stages of the flow that have DAGs of their own.
         nested: Names of the stages that are nested in others, by the names of these.
-        after: Seconds before which it does not fire.
         poll: Seconds between two looks.
     """
 
@@ -88,9 +89,9 @@ class StageFreeTrigger(BaseTrigger):
         source: str,
         instance_id: str,
         token: int,
+        after: float,
         parts: Sequence[str] = (),
         nested: Mapping[str, Sequence[str]] | None = None,
-        after: float = 0.0,
         poll: float = 1.0,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
@@ -182,14 +183,12 @@ class PartRunTrigger(BaseTrigger):
     Args:
         dag_id: Id of the DAG.
         run_id: Id of the run.
-        after: Seconds before which it does not fire.
+        after: Seconds before which it does not fire, see :func:`seconds_until_heard`.
         poll: Seconds between two looks.
         patience: Seconds after which it fires all the same.
     """
 
-    def __init__(
-        self, dag_id: str, run_id: str, *, after: float = 0.0, poll: float = 2.0, patience: float = 600.0
-    ) -> None:
+    def __init__(self, dag_id: str, run_id: str, *, after: float, poll: float = 2.0, patience: float = 600.0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
         self.dag_id = dag_id
         self.run_id = run_id

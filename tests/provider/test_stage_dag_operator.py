@@ -173,7 +173,7 @@ def test_the_trigger_waits_until_the_run_is_over_or_deleted_or_it_takes_long(
     monkeypatch.setattr(RuntimeTaskInstance, "get_dagrun_state", state)
 
     async def first() -> Any:
-        return await anext(aiter(PartRunTrigger("flow.a", "part__own", poll=0, patience=patience).run()))
+        return await anext(aiter(PartRunTrigger("flow.a", "part__own", after=0, poll=0, patience=patience).run()))
 
     assert asyncio.run(first()).payload == {"state": states[-1]}
     assert list(left) == []

@@ -67,7 +67,7 @@ EMBEDDED: dict[str, Any] = {"source": "embedded default", "instance_id": "pipeli
 
 def trigger(**arguments: Any) -> StageFreeTrigger:
     known = {"flow": "flow", "folder": None, "instance": None, "stage": "stage", "run_id": OTHER.run_id, "since": SINCE}
-    return StageFreeTrigger(**known | EMBEDDED | {"poll": 0.01} | arguments)
+    return StageFreeTrigger(**known | EMBEDDED | {"after": 0.0, "poll": 0.01} | arguments)
 
 
 async def first_event(waiting: StageFreeTrigger) -> dict[str, Any]:
